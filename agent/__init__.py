@@ -1,0 +1,1 @@
+"""The planner loop, its planners and the command line."""

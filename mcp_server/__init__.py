@@ -1,0 +1,1 @@
+"""The MCP server: a thin face of the same primitives."""

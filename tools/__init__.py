@@ -1,0 +1,1 @@
+"""The core: every primitive of the flywheel, usable from plain Python."""

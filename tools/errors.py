@@ -1,0 +1,123 @@
+"""Every error the project raises on purpose.
+
+    BakehouseError
+    ├── RecipeError (ValueError)        a recipe is malformed or impossible
+    ├── PatchError (ValueError)         a patch leaves the allow-list or its ranges
+    ├── TaskError (ValueError)          task.yaml or the workspace is malformed
+    ├── DatasetError (ValueError)       rows that cannot be used
+    │   └── LeakError                   a training row is tied to a judged split
+    ├── ChatError (ValueError)          a conversation the chat template cannot render
+    ├── ModelError (RuntimeError)       a base model that cannot be found or loaded
+    ├── HardwareError (RuntimeError)    the recipe does not fit the machine
+    ├── TrainError (RuntimeError)       a run could not start or did not finish
+    ├── JobError (RuntimeError)         a detached job is unknown, lost or refused
+    ├── MergeExportError (RuntimeError) merging or exporting failed
+    │   └── ConvertError                a conversion between formats failed
+    ├── ProbeError (ValueError)         a reasoning probe or its report is malformed
+    ├── ScorerError (ValueError)        a scorer is unknown or broke its contract
+    ├── EvidenceError (ValueError)      too little evidence, or evidence that does not pair
+    ├── DecideError (ValueError)        the decision corpus cannot answer
+    ├── LineageError (ValueError)       a lineage row that cannot be written or read
+    ├── JournalError (RuntimeError)     the write-ahead log contradicts itself
+    ├── RepoError (RuntimeError)        git refused, or would have touched the user's work
+    ├── LockHeldError (RuntimeError)    another process holds the workspace
+    ├── PlannerError (RuntimeError)     a planner returned no usable plan
+    └── BudgetError (RuntimeError)      a step's worst case is over what is left
+
+A leaf also inherits the standard class that a caller would expect. A message says what
+came, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+
+class BakehouseError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class RecipeError(BakehouseError, ValueError):
+    """A recipe is malformed, or its fields contradict each other."""
+
+
+class PatchError(BakehouseError, ValueError):
+    """A patch names a field outside the allow-list or a value outside its range."""
+
+
+class TaskError(BakehouseError, ValueError):
+    """task.yaml or the workspace around it is malformed."""
+
+
+class DatasetError(BakehouseError, ValueError):
+    """Rows that cannot be used."""
+
+
+class LeakError(DatasetError):
+    """A training row is tied to a judged split."""
+
+
+class ChatError(BakehouseError, ValueError):
+    """A conversation that the chat template cannot render or mask."""
+
+
+class ModelError(BakehouseError, RuntimeError):
+    """A base model that cannot be found or loaded."""
+
+
+class HardwareError(BakehouseError, RuntimeError):
+    """The recipe does not fit the machine."""
+
+
+class TrainError(BakehouseError, RuntimeError):
+    """A run could not start or did not finish."""
+
+
+class JobError(BakehouseError, RuntimeError):
+    """A detached job is unknown, lost or refused."""
+
+
+class MergeExportError(BakehouseError, RuntimeError):
+    """Merging an adapter or exporting a model failed."""
+
+
+class ConvertError(MergeExportError):
+    """A conversion between checkpoint formats failed."""
+
+
+class ProbeError(BakehouseError, ValueError):
+    """A reasoning probe or its report is malformed."""
+
+
+class ScorerError(BakehouseError, ValueError):
+    """A scorer is unknown, or broke its contract."""
+
+
+class EvidenceError(BakehouseError, ValueError):
+    """Too little evidence for the claim, or evidence that does not pair."""
+
+
+class DecideError(BakehouseError, ValueError):
+    """The decision corpus is malformed or has no answer."""
+
+
+class LineageError(BakehouseError, ValueError):
+    """A lineage row that cannot be written or read."""
+
+
+class JournalError(BakehouseError, RuntimeError):
+    """The write-ahead log contradicts itself."""
+
+
+class RepoError(BakehouseError, RuntimeError):
+    """Git refused, or would have touched the user's own work."""
+
+
+class LockHeldError(BakehouseError, RuntimeError):
+    """Another process holds the lock."""
+
+
+class PlannerError(BakehouseError, RuntimeError):
+    """A planner returned no usable plan."""
+
+
+class BudgetError(BakehouseError, RuntimeError):
+    """The worst case of a step is over what is left of the budget."""

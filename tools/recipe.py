@@ -1,0 +1,455 @@
+"""The recipe: all that defines one LoRA fine-tuning run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from tools.errors import RecipeError
+from tools.files import digest_json, write_text_atomic
+
+MODE_SMOKE: Final = "smoke"
+MODE_FULL: Final = "full"
+Mode = Literal["smoke", "full"]
+
+BACKENDS: Final = ("local", "nemo", "unsloth", "ray")
+SCHEDULES: Final = ("cosine", "linear", "constant")
+DTYPES: Final = ("bfloat16", "float16", "float32")
+
+_CONTAINERS: Final = {"nemo": "nemo-train", "unsloth": "ps-train"}
+# Megatron fuses q, k and v into one projection, and gate with up.
+_NEMO_TARGETS: Final = {
+    "q_proj": "linear_qkv",
+    "k_proj": "linear_qkv",
+    "v_proj": "linear_qkv",
+    "o_proj": "linear_proj",
+    "gate_proj": "linear_fc1",
+    "up_proj": "linear_fc1",
+    "down_proj": "linear_fc2",
+}
+_MODULE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+
+
+class _FrozenDict(dict[str, str]):
+    """A dict of strings that hashes and refuses change, so that a recipe can be a key."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items())))
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a recipe is frozen; build a new one with dataclasses.replace")
+
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __ior__ = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_FrozenDict, (dict(self),))
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """A LoRA supervised fine-tuning run, the same record for every lane.
+
+    Immutable and hashable. `to_yaml` and `from_yaml` round-trip it; `validate` looks at the
+    values alone; `preflight` also looks at the disk. Paths may be relative: `resolve` fixes
+    them to a workspace.
+
+    Source: fieldkit.training.TrainRecipe; the fields from `epochs` on are this project's.
+    """
+
+    base_model: str
+    """A Hub id, a folder in Hugging Face layout, a .gguf file, or a model known to `tools.models`."""
+    dataset_jsonl: str
+    """Training rows, one JSON object with `messages` a line."""
+    output_dir: str
+    """Root of the run folders `runs-smoke/` and `runs-full/` and of what is merged from them."""
+    backend: Literal["local", "nemo", "unsloth", "ray"] = "local"
+    """The lane that runs it."""
+
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names as in Hugging Face models; `lora_target_modules_for_backend` translates."""
+
+    seq_length: int = 4096
+    """Longest row in tokens; a longer one is an error, never cut."""
+    micro_batch_size: int = 2
+    global_batch_size: int = 16
+    """Rows an optimizer step, over gradient accumulation."""
+
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 0.0
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_warmup_fraction: float = 0.05
+
+    max_steps: int = 625
+    """Optimizer steps of a full run, unless `epochs` is given."""
+    save_interval: int = 50
+    """Steps between checkpoints."""
+    most_recent_k: int = 3
+    """Checkpoints kept besides the best; -1 keeps all."""
+    smoke_steps: int = 10
+
+    container: str | None = None
+    torch_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision of the frozen base; adapters are always trained in float32."""
+    seed: int = 42
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    """Environment of the container lanes' trainer; the local lane refuses it."""
+    notes: str | None = None
+
+    epochs: float | None = None
+    """Passes over the data; takes the place of `max_steps` when given."""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Clip the norm of an adapter's whole gradient to this; 0 turns clipping off."""
+    packing: bool = True
+    """Lay rows end to end with attention inside each row alone; False pads them instead."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+    use_dora: bool = False
+    lora_layers: tuple[int, ...] | None = None
+    """Decoder layers that get an adapter, counted from 0; None is all of them."""
+    system_prompt_file: str | None = None
+    """Text put before every conversation that has no system turn, in training and when served."""
+    eval_interval: int | None = None
+    """Steps between mid-run evaluations; None runs none."""
+    early_stop_patience: int | None = None
+    """Stop after this many mid-run evaluations without a better score; None never stops early."""
+
+    def __post_init__(self) -> None:
+        # Lists become tuples and mappings freeze, so that equal recipes are equal keys.
+        for name in ("lora_target_modules", "lora_layers"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.extra_env, Mapping) and not isinstance(self.extra_env, _FrozenDict):
+            object.__setattr__(self, "extra_env", _FrozenDict(self.extra_env))
+
+    def validate(self) -> None:
+        """Check every value and combination without touching the disk.
+
+        Raises:
+            RecipeError: names the first field that is wrong, what came and what is allowed.
+        """
+        _check_types(self)
+        _check_ranges(self)
+        _check_combinations(self)
+
+    def preflight(self) -> None:
+        """Validate, then check the paths: the rows exist, the output's parent exists and is writable.
+
+        Raises:
+            RecipeError: a path is missing or of the wrong kind.
+        """
+        self.validate()
+        _check_paths(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values (tuples as lists) in the order of the fields."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain["lora_target_modules"] = list(self.lora_target_modules)
+        plain["lora_layers"] = None if self.lora_layers is None else list(self.lora_layers)
+        plain["extra_env"] = dict(self.extra_env)
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainRecipe:
+        """Build a recipe from plain values.
+
+        A number written as `1e-4`, which YAML 1.1 reads as a string, counts as a number.
+
+        Raises:
+            RecipeError: an unknown or missing key, or a value of the wrong type.
+        """
+        names = [item.name for item in fields(cls)]
+        unknown = sorted(str(key) for key in data if key not in names)
+        if unknown:
+            raise RecipeError(f"unknown recipe field(s): {unknown}; valid fields: {sorted(names)}")
+        missing = [name for name in ("base_model", "dataset_jsonl", "output_dir") if name not in data]
+        if missing:
+            raise RecipeError(f"missing recipe field(s): {missing}; every recipe needs them")
+        kinds = typing.get_type_hints(cls)
+        recipe = cls(**{key: _as_number(value, kinds[key]) for key, value in data.items()})
+        _check_types(recipe)
+        return recipe
+
+    def to_yaml(self, path: str | Path) -> Path:
+        """Write the recipe to path, whole or not at all, and return the resolved path."""
+        import yaml
+
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return write_text_atomic(Path(path).resolve(), text)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> TrainRecipe:
+        """Read a recipe from a YAML or JSON file.
+
+        Raises:
+            RecipeError: the file is missing, is no YAML, holds a duplicate key or is no mapping.
+        """
+        import yaml
+
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            data = yaml.load(text, Loader=_unique_key_loader())
+        except FileNotFoundError as err:
+            raise RecipeError(f"no recipe at {path}; write one or name another file") from err
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+            raise RecipeError(f"{path} cannot be read as YAML: {err}") from err
+        if not isinstance(data, dict):
+            raise RecipeError(f"{path} holds a {type(data).__name__}; a recipe is a mapping of fields")
+        return cls.from_dict(data)
+
+    def replace(self, **changes: Any) -> TrainRecipe:
+        """Return a recipe with these fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def resolve(self, root: str | Path) -> TrainRecipe:
+        """Return the recipe with its relative paths fixed to root (base_model only if it exists there)."""
+        base = Path(root).resolve()
+        changes: dict[str, Any] = {
+            "dataset_jsonl": str(base / Path(self.dataset_jsonl).expanduser()),
+            "output_dir": str(base / Path(self.output_dir).expanduser()),
+        }
+        if self.system_prompt_file is not None:
+            changes["system_prompt_file"] = str(base / Path(self.system_prompt_file).expanduser())
+        local_base = base / Path(self.base_model).expanduser()
+        if local_base.exists():
+            changes["base_model"] = str(local_base)
+        return self.replace(**changes)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all fields but `notes` and `output_dir`, which change no weight."""
+        plain = self.to_dict()
+        for name in ("notes", "output_dir"):
+            del plain[name]
+        return digest_json(plain)
+
+    def resolved_container(self) -> str:
+        """Return the container's name: the field, else the lane's default.
+
+        Raises:
+            RecipeError: the lane runs in no container.
+        """
+        if self.container:
+            return self.container
+        if self.backend not in _CONTAINERS:
+            raise RecipeError(f"backend {self.backend!r} runs in no container; {sorted(_CONTAINERS)} do")
+        return _CONTAINERS[self.backend]
+
+    def lora_target_modules_for_backend(self) -> tuple[str, ...]:
+        """Return the target names in the lane's own vocabulary, in a fixed order.
+
+        Raises:
+            RecipeError: backend is nemo and no target has a Megatron counterpart.
+        """
+        if self.backend != "nemo":
+            return self.lora_target_modules
+        wanted = {_NEMO_TARGETS[name] for name in self.lora_target_modules if name in _NEMO_TARGETS}
+        if not wanted:
+            raise RecipeError(
+                f"lora_target_modules {self.lora_target_modules} has no Megatron counterpart; "
+                f"allowed on nemo: {sorted(_NEMO_TARGETS)}"
+            )
+        return tuple(dict.fromkeys(name for name in _NEMO_TARGETS.values() if name in wanted))
+
+    def run_dir(self, mode: Mode = MODE_FULL) -> Path:
+        """Return the folder of this recipe's runs in a mode: `<output_dir>/runs-<mode>`."""
+        if mode not in (MODE_SMOKE, MODE_FULL):
+            raise RecipeError(f"mode is {mode!r}; allowed: 'smoke', 'full'")
+        return Path(self.output_dir).resolve() / f"runs-{mode}"
+
+    def lora_scale(self) -> float:
+        """Return what the low-rank product is multiplied by."""
+        return self.lora_alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
+
+    def total_steps(self, n_rows: int, mode: Mode = MODE_FULL) -> int:
+        """Return the optimizer steps of a run over n_rows training rows."""
+        steps = self.max_steps
+        if self.epochs is not None:
+            steps = max(1, round(self.epochs * math.ceil(n_rows / self.global_batch_size)))
+        return min(self.smoke_steps, steps) if mode == MODE_SMOKE else steps
+
+
+def _as_number(value: Any, kind: Any) -> Any:
+    """Turn a string such as `1e-4` into the number that its field wants; leave the rest."""
+    wanted = _members(kind)
+    if isinstance(value, str) and (float in wanted or int in wanted) and str not in wanted:
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if float not in wanted and number.is_integer() else number
+    if isinstance(value, float) and int in wanted and float not in wanted and value.is_integer():
+        return int(value)
+    return value
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(member for part in typing.get_args(kind) for member in _members(part))
+    if origin is Literal:
+        return (str,)
+    return (kind,)
+
+
+def _check_types(recipe: TrainRecipe) -> None:
+    kinds = typing.get_type_hints(TrainRecipe)
+    for item in fields(recipe):
+        value, kind = getattr(recipe, item.name), kinds[item.name]
+        if not _is_a(value, kind):
+            raise RecipeError(f"{item.name} is {value!r} ({type(value).__name__}); it must be {_say(kind)}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, part) for part in typing.get_args(kind))
+    if origin is Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
+    if origin is tuple:
+        (part, _) = typing.get_args(kind)
+        return isinstance(value, tuple) and all(_is_a(entry, part) for entry in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            isinstance(key, str) and isinstance(entry, str) for key, entry in value.items()
+        )
+    return isinstance(value, kind)
+
+
+def _say(kind: Any) -> str:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_say(part) for part in typing.get_args(kind))
+    if origin is Literal:
+        return f"one of {list(typing.get_args(kind))}"
+    if origin is tuple:
+        return f"a list of {_say(typing.get_args(kind)[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a mapping of strings to strings"
+    words = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
+    return words.get(kind, "null")
+
+
+def _check_ranges(recipe: TrainRecipe) -> None:
+    at_least_one = (
+        "lora_rank",
+        "lora_alpha",
+        "seq_length",
+        "micro_batch_size",
+        "max_steps",
+        "save_interval",
+        "smoke_steps",
+    )
+    for name in at_least_one:
+        _demand(recipe, name, getattr(recipe, name) >= 1, ">= 1")
+    for name in ("eval_interval", "early_stop_patience"):
+        value = getattr(recipe, name)
+        _demand(recipe, name, value is None or value >= 1, ">= 1 or null")
+    for name in ("base_model", "dataset_jsonl", "output_dir"):
+        text = getattr(recipe, name)
+        _demand(recipe, name, bool(text.strip()) and "\0" not in text, "a non-empty path or name")
+    _demand(recipe, "lora_dropout", 0 <= recipe.lora_dropout < 1, "in [0, 1)")
+    _demand(recipe, "learning_rate", recipe.learning_rate > 0, "> 0")
+    _demand(recipe, "min_learning_rate", recipe.min_learning_rate >= 0, ">= 0")
+    _demand(recipe, "lr_warmup_fraction", 0 <= recipe.lr_warmup_fraction <= 1, "in [0, 1]")
+    _demand(recipe, "weight_decay", recipe.weight_decay >= 0, ">= 0")
+    _demand(recipe, "max_grad_norm", recipe.max_grad_norm >= 0, ">= 0 (0 turns clipping off)")
+    _demand(recipe, "epochs", recipe.epochs is None or recipe.epochs > 0, "> 0 or null")
+    _demand(recipe, "seed", 0 <= recipe.seed < 2**63, "in [0, 2**63)")
+    keep = recipe.most_recent_k
+    _demand(recipe, "most_recent_k", keep == -1 or keep >= 1, "-1 (keep all) or >= 1")
+    _check_names(recipe)
+
+
+def _check_names(recipe: TrainRecipe) -> None:
+    targets = recipe.lora_target_modules
+    _demand(recipe, "lora_target_modules", bool(targets), "non-empty")
+    well_formed = all(_MODULE_NAME.match(name) for name in targets)
+    _demand(recipe, "lora_target_modules", well_formed, "module names such as 'q_proj'")
+    _demand(recipe, "lora_target_modules", len(set(targets)) == len(targets), "without repeats")
+    layers: Sequence[int] | None = recipe.lora_layers
+    fine = layers is None or (len(layers) > 0 and len(set(layers)) == len(layers) and min(layers) >= 0)
+    _demand(recipe, "lora_layers", fine, "null or distinct layer numbers from 0")
+
+
+def _check_combinations(recipe: TrainRecipe) -> None:
+    def refuse(text: str) -> None:
+        raise RecipeError(text)
+
+    micro, whole = recipe.micro_batch_size, recipe.global_batch_size
+    if whole < micro or whole % micro:
+        refuse(f"global_batch_size ({whole}) must be a multiple of micro_batch_size ({micro})")
+    if recipe.min_learning_rate > recipe.learning_rate:
+        refuse(
+            f"min_learning_rate ({recipe.min_learning_rate}) must be <= "
+            f"learning_rate ({recipe.learning_rate})"
+        )
+    if recipe.epochs is None and recipe.smoke_steps > recipe.max_steps:
+        refuse(f"smoke_steps ({recipe.smoke_steps}) must be <= max_steps ({recipe.max_steps})")
+    if recipe.backend == "nemo" and recipe.seq_length % 64:
+        refuse(f"seq_length is {recipe.seq_length}; backend nemo needs a multiple of 64")
+    if recipe.early_stop_patience is not None and recipe.eval_interval is None:
+        refuse("early_stop_patience needs eval_interval: without mid-run scores nothing can stop early")
+    if recipe.backend in ("local", "ray"):
+        if recipe.use_dora:
+            refuse(f"use_dora: the {recipe.backend} lane trains no DoRA yet; set it to false or use unsloth")
+        if recipe.extra_env:
+            refuse(f"extra_env {sorted(recipe.extra_env)}: only the nemo and unsloth lanes take it")
+        if recipe.container:
+            refuse(f"container is {recipe.container!r}: the {recipe.backend} lane runs in none; set null")
+    recipe.lora_target_modules_for_backend()
+
+
+def _demand(recipe: TrainRecipe, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise RecipeError(f"{name} is {getattr(recipe, name)!r}; it must be {allowed}")
+
+
+def _check_paths(recipe: TrainRecipe) -> None:
+    base = Path(recipe.base_model).expanduser()
+    looks_like_path = recipe.base_model.startswith((".", "/", "~")) or recipe.base_model.endswith(".gguf")
+    if looks_like_path and not base.exists():
+        raise RecipeError(f"base_model path does not exist: {recipe.base_model!r}")
+    for name in ("dataset_jsonl", "system_prompt_file"):
+        value = getattr(recipe, name)
+        if value is not None and not Path(value).expanduser().is_file():
+            raise RecipeError(f"{name} is no file: {value!r}; paths count from the working folder")
+    parent = Path(recipe.output_dir).expanduser().resolve().parent
+    if not parent.is_dir():
+        raise RecipeError(f"output_dir's parent does not exist: {parent}; make it first")
+
+
+def _unique_key_loader() -> type[Any]:
+    """Return a safe YAML loader that refuses a key given twice instead of keeping the last."""
+    import yaml
+
+    class UniqueKeyLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[Any] = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if isinstance(key, str) and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    )
+                if isinstance(key, str):
+                    seen.add(key)
+            return typing.cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
+
+    return UniqueKeyLoader

@@ -1,0 +1,124 @@
+"""task.yaml: what is measured, on what, and what counts as a gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tools.errors import TaskError
+from tools.files import digest_json
+from tools.recipe import _unique_key_loader
+
+SPLITS: Final = ("train", "dev", "selection", "test")
+JUDGED_SPLITS: Final = ("dev", "selection", "test")
+Split = Literal["train", "dev", "selection", "test"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ScorerSpec(_Frozen):
+    """Which registered scorer judges an answer, and what it leaves out.
+
+    `custom` calls `score(expected, actual)` of the workspace's own scorer.py.
+    """
+
+    name: Literal["exact", "json_cmd", "json", "custom"] = "json_cmd"
+    ignore: tuple[str, ...] = ()
+    """Keys of the expected object that `json` does not compare, at the top level."""
+
+
+class DataPaths(_Frozen):
+    """The four splits and the optional probe set, relative to the workspace."""
+
+    train: str = "data/train.jsonl"
+    dev: str = "data/dev.jsonl"
+    selection: str = "data/selection.jsonl"
+    test: str = "data/test.jsonl"
+    probe: str = "data/probe.jsonl"
+
+
+class BakeoffSettings(_Frozen):
+    """How many candidates an iteration tries and when the flywheel stops."""
+
+    candidates: int = Field(default=3, ge=1, le=64)
+    iterations: int = Field(default=1, ge=1, le=1000)
+    planner: Literal["optuna"] = "optuna"
+    planner_seed: int = Field(default=0, ge=0)
+
+
+class BudgetCaps(_Frozen):
+    """Caps; None leaves one open."""
+
+    wall_s: float | None = Field(default=None, gt=0)
+    trials: int | None = Field(default=None, ge=1)
+
+
+class Task(_Frozen):
+    """The locked half of a workspace: the agent may read it and never change it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    description: str = ""
+    scorer: ScorerSpec = ScorerSpec()
+    data: DataPaths = DataPaths()
+    seeds: tuple[int, ...] = (17,)
+    """Training seeds, in the order in which they are spent: the first on every candidate, the
+    others only while a verdict is open."""
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """Two-sided confidence of a verdict's interval, before correction for the number tried."""
+    minimum_gain: float = Field(default=0.0, ge=0, lt=1)
+    """A candidate whose gain is surely below this is discarded; one is kept only above it."""
+    target_score: float = Field(default=1.0, gt=0, le=1)
+    """The flywheel stops once the incumbent reaches this on `selection`."""
+    max_new_tokens: int = Field(default=128, ge=1, le=32768)
+    eval_batch_size: int = Field(default=32, ge=1, le=4096)
+    mid_eval_items: int = Field(default=24, ge=1)
+    """Dev rows that a mid-run evaluation looks at."""
+    forbidden_outputs: tuple[str, ...] = ()
+    """Values of `cmd`, or whole outputs, that are always wrong; any rise of their rate vetoes."""
+    bakeoff: BakeoffSettings = BakeoffSettings()
+    budget: BudgetCaps = BudgetCaps()
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be a non-empty list of distinct whole numbers from 0")
+        return seeds
+
+    @model_validator(mode="after")
+    def _splits_are_distinct(self) -> Task:
+        paths = [getattr(self.data, split) for split in SPLITS]
+        if len({str(Path(path)) for path in paths}) != len(paths):
+            raise ValueError(f"data: two splits name the same file: {paths}")
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Task:
+        """Read task.yaml.
+
+        Raises:
+            TaskError: missing, no YAML, an unknown key or a value outside its range.
+        """
+        import yaml
+
+        try:
+            data: Any = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_unique_key_loader())
+        except FileNotFoundError as err:
+            raise TaskError(f"no task at {path}; `bakehouse init` writes one") from err
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+            raise TaskError(f"{path} cannot be read as YAML: {err}") from err
+        try:
+            return cls.model_validate(data)
+        except ValidationError as err:
+            lines = [f"{'.'.join(str(p) for p in e['loc']) or 'task'}: {e['msg']}" for e in err.errors()]
+            raise TaskError(f"{path}: " + "; ".join(lines)) from err
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what a verdict depends on: all but how long and how wide the search is."""
+        plain = self.model_dump(mode="json", exclude={"bakeoff", "budget", "description"})
+        return digest_json(plain)
