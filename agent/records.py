@@ -1,0 +1,120 @@
+"""Records of an iteration: what the journal stores and what reports and commits are made of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tools.recipe import TrainRecipe
+
+
+class Record(BaseModel):
+    """A frozen record that round-trips through JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CandidateRecord(Record):
+    """One recipe of a bakeoff, as proposed and as validated."""
+
+    candidate_id: str
+    patch: dict[str, Any]
+    recipe: dict[str, Any]
+    """The candidate's recipe with its paths relative to the workspace, its seed the incumbent's."""
+    changes: tuple[str, ...]
+    """The readable difference from the incumbent, a field an entry."""
+    hypothesis: str
+    expected_gain: float | None = None
+    rejected: str | None = None
+    """Why it was never trained; None when it may be."""
+
+    @property
+    def train_recipe(self) -> TrainRecipe:
+        return TrainRecipe.from_dict(self.recipe)
+
+
+class TrialRecord(Record):
+    """One recipe and one seed, trained and scored."""
+
+    trial_id: str
+    candidate_id: str
+    parent_id: str
+    recipe: dict[str, Any]
+    seed: int
+    status: Literal["done", "stopped_early", "failed"]
+    error: str | None = None
+    adapter_dir: str | None = None
+    run_dir: str
+    steps: int = 0
+    best_iter: int = 0
+    tokens: int = 0
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    dev: float | None = None
+    selection: float | None = None
+    scores_dir: str | None = None
+    """Folder of this trial's score rows, a file a split."""
+
+    @property
+    def train_recipe(self) -> TrainRecipe:
+        return TrainRecipe.from_dict(self.recipe)
+
+    @property
+    def scored(self) -> bool:
+        return self.selection is not None and self.scores_dir is not None
+
+
+class GuardRecord(Record):
+    """A guard metric beside the score: whether it held."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class RulingRecord(Record):
+    """The verdict on one candidate, with the numbers it rests on. Scores are in [0, 1]."""
+
+    candidate_id: str
+    verdict: Literal["keep", "discard", "inconclusive"]
+    reason: str
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+    n_items: int = 0
+    n_seeds: int = 0
+    base_mean: float | None = None
+    candidate_mean: float | None = None
+    p_value: float | None = None
+    guards: tuple[GuardRecord, ...] = ()
+
+
+class IterationRecord(Record):
+    """A whole iteration."""
+
+    iteration_id: str
+    started_at: str
+    finished_at: str
+    wall_s: float
+    planner: str
+    hypothesis: str
+    candidates: tuple[CandidateRecord, ...]
+    trials: tuple[TrialRecord, ...]
+    """Every trial that the verdicts rest on, the incumbent's included."""
+    rulings: tuple[RulingRecord, ...]
+    promoted: str | None
+    """The candidate that became the incumbent, or None."""
+    decision: str
+    """The decision in one sentence."""
+    notes: tuple[str, ...] = ()
+
+    def ruling(self, candidate_id: str) -> RulingRecord | None:
+        """Return the last ruling on a candidate."""
+        found = [ruling for ruling in self.rulings if ruling.candidate_id == candidate_id]
+        return found[-1] if found else None
+
+    def trials_of(self, candidate_id: str) -> tuple[TrialRecord, ...]:
+        """Return a candidate's trials, a seed each."""
+        return tuple(trial for trial in self.trials if trial.candidate_id == candidate_id)
