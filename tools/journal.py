@@ -1,0 +1,331 @@
+"""The journal: an append-only log that lets a killed flywheel take up where it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tools.clock import Clock
+from tools.errors import JournalError
+from tools.files import append_line, locked
+
+__all__ = ["Journal", "JournalEvent"]
+
+logger = logging.getLogger(__name__)
+
+_NAMES = ("seq", "at", "event", "step", "key")
+_STEP_EVENTS = ("start", "done", "failed", "interrupted")
+_ERROR_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class JournalEvent:
+    """One line of the journal."""
+
+    seq: int
+    at: str
+    event: str
+    key: str
+    step: str | None
+    data: Mapping[str, Any]
+
+
+class Journal:
+    """Append-only log of one workspace, one JSON object a line.
+
+    Every line is on disk before the call that wrote it returns. A line torn by a crash is
+    reported in `problems` and costs itself alone. Reading is incremental: a call reads only
+    what was appended since the last one, by this process or another.
+
+    Args:
+        path: The file; it and its folders are made by the first append.
+        clock: Gives the time of each event.
+    """
+
+    def __init__(self, path: str | Path, *, clock: Clock) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._forget()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A sentence for each line that could not be read."""
+        self._refresh()
+        torn = (f"{self.path}: the last line is torn",) if self._tail.strip() else ()
+        return (*self._problems, *torn)
+
+    def events(self) -> tuple[JournalEvent, ...]:
+        """Return all events, oldest first.
+
+        Raises:
+            JournalError: the log contradicts itself.
+        """
+        self._refresh()
+        return tuple(self._events)
+
+    def tail(self, n: int) -> tuple[JournalEvent, ...]:
+        """Return the last n events, oldest first."""
+        return self.events()[-n:] if n > 0 else ()
+
+    def last(self, event: str, key: str | None = None) -> JournalEvent | None:
+        """Return the newest event of that name (and key), or None."""
+        found = (e for e in reversed(self.events()) if e.event == event and key in (None, e.key))
+        return next(found, None)
+
+    def append(self, event: str, key: str, *, step: str | None = None, **data: Any) -> JournalEvent:
+        """Write one event and return it as a reader will see it.
+
+        Raises:
+            JournalError: event is one that only `run_step` and `settle` write, or data is not JSON.
+        """
+        if event in _STEP_EVENTS:
+            raise JournalError(f"event {event!r} belongs to steps; use run_step or settle to write it")
+        return self._write(event, key, step, data)
+
+    def done(self, step: str, key: str) -> dict[str, Any] | None:
+        """Return the recorded result of a finished step, or None when it has not finished."""
+        self._refresh()
+        found = self._done.get((step, key))
+        # Decoded afresh, so that a caller who changes its copy does not change the record.
+        return None if found is None else json.loads(found)
+
+    def attempts(self, step: str, key: str) -> int:
+        """Return how often the step was started."""
+        self._refresh()
+        return self._starts.get((step, key), 0)
+
+    def failures(self, step: str, key: str) -> tuple[str, ...]:
+        """Return the error texts of the step's failed attempts, oldest first."""
+        self._refresh()
+        return tuple(self._failures.get((step, key), ()))
+
+    def run_step(
+        self,
+        step: str,
+        key: str,
+        fn: Callable[[], Mapping[str, Any] | None],
+        *,
+        max_attempts: int | None = None,
+    ) -> dict[str, Any]:
+        """Return the step's result, calling fn only when no earlier run finished it.
+
+        The result is what a later run will read back: a JSON object. An attempt that was
+        killed left no trace of its end, so fn must be safe to call again. Killed attempts
+        do not count towards max_attempts; failed ones do.
+
+        Args:
+            step: Name of the step, such as "train".
+            key: What the step is done for, such as an iteration's id.
+            fn: Does the work; returns a mapping that JSON can hold, or None for an empty one.
+            max_attempts: How many attempts may fail before the step is refused.
+        Raises:
+            JournalError: the step has failed max_attempts times, its result is not a JSON
+                object, or the log contradicts itself. Whatever fn raises is recorded and
+                raised again.
+        """
+        recorded = self.done(step, key)
+        if recorded is not None:
+            return recorded
+        failures = self.failures(step, key)
+        if max_attempts is not None and len(failures) >= max_attempts:
+            raise JournalError(
+                f"step {step} of {key} failed {len(failures)} times, allowed is {max_attempts}; "
+                f"the last error was: {failures[-1] if failures else 'none'}; "
+                "settle the step with a result, or raise the limit"
+            )
+        attempt = self.attempts(step, key) + 1
+        self._write("start", key, step, {"attempt": attempt})
+        return self._attempt(step, key, fn, attempt)
+
+    def settle(self, step: str, key: str, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a result for a step without running it, such as that of a trial given up.
+
+        Raises:
+            JournalError: the step is done with another result.
+        """
+        text = _encode_result(step, key, result)
+        recorded = self.done(step, key)
+        if recorded is None:
+            self._write("done", key, step, {"result": json.loads(text), "settled": True})
+        elif recorded != json.loads(text):
+            raise JournalError(f"step {step} of {key} is done with another result; a result never changes")
+        return json.loads(text)  # type: ignore[no-any-return]
+
+    def begin_run(self, run_id: str, **data: Any) -> JournalEvent:
+        """Record that a run begins, or, when it was begun and never ended, that it resumes.
+
+        Raises:
+            JournalError: the run has ended.
+        """
+        if self.last("run_end", run_id) is not None:
+            raise JournalError(f"run {run_id} has ended; begin one with a new id")
+        resumed = self.last("run_begin", run_id) is not None
+        return self.append("run_resume" if resumed else "run_begin", run_id, **data)
+
+    def end_run(self, run_id: str, **data: Any) -> JournalEvent:
+        """Record that a run ended in order.
+
+        Raises:
+            JournalError: the run was never begun, or has ended.
+        """
+        if run_id not in self.open_runs():
+            raise JournalError(f"run {run_id} is not open; open are: {list(self.open_runs()) or 'none'}")
+        return self.append("run_end", run_id, **data)
+
+    def open_runs(self) -> tuple[str, ...]:
+        """Return the ids of the runs that were begun and not ended, oldest first."""
+        open_ids: dict[str, None] = {}
+        for event in self.events():
+            if event.event == "run_begin":
+                open_ids[event.key] = None
+            elif event.event == "run_end":
+                open_ids.pop(event.key, None)
+        return tuple(open_ids)
+
+    def _attempt(
+        self, step: str, key: str, fn: Callable[[], Mapping[str, Any] | None], attempt: int
+    ) -> dict[str, Any]:
+        try:
+            text = _encode_result(step, key, fn())
+        except Exception as err:
+            self._write_end("failed", step, key, attempt, err)
+            raise
+        except BaseException as err:
+            self._write_end("interrupted", step, key, attempt, err)
+            raise
+        result: dict[str, Any] = json.loads(text)
+        self._write("done", key, step, {"attempt": attempt, "result": result})
+        return result
+
+    def _write_end(self, event: str, step: str, key: str, attempt: int, err: BaseException) -> None:
+        text = f"{type(err).__name__}: {err}"[:_ERROR_CHARACTERS]
+        try:
+            self._write(event, key, step, {"attempt": attempt, "error": text})
+        except OSError as problem:
+            # A full disk often is the error itself; the caller must see that one first.
+            err.add_note(f"the journal {self.path} could not record this: {problem}")
+
+    def _write(self, event: str, key: str, step: str | None, data: Mapping[str, Any]) -> JournalEvent:
+        taken = sorted(set(data) & set(_NAMES))
+        if taken:
+            raise JournalError(f"event {event!r} of {key} uses reserved names {taken}; reserved are {_NAMES}")
+        with locked(self.path.with_name(self.path.name + ".lock")):
+            self._refresh()
+            seq = self._events[-1].seq + 1 if self._events else 1
+            head = {"seq": seq, "at": self._clock(), "event": event, "step": step, "key": key}
+            try:
+                line = json.dumps({**head, **data}, allow_nan=False)
+            except (TypeError, ValueError) as err:
+                raise JournalError(f"event {event!r} of {key} is not JSON: {err}") from err
+            append_line(self.path, line)
+            self._refresh()
+        written = self._events[-1]
+        if written.seq != seq:
+            raise JournalError(f"{self.path} did not keep event {seq}; it ends with {written.seq}")
+        return written
+
+    def _forget(self) -> None:
+        self._identity: tuple[int, int] | None = None
+        self._offset = 0
+        self._tail = b""
+        self._line = 1
+        self._events: list[JournalEvent] = []
+        self._problems: list[str] = []
+        self._starts: dict[tuple[str, str], int] = {}
+        self._done: dict[tuple[str, str], str] = {}
+        self._failures: dict[tuple[str, str], list[str]] = {}
+
+    def _refresh(self) -> None:
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            self._forget()
+            return
+        with file:
+            status = os.fstat(file.fileno())
+            identity = (status.st_dev, status.st_ino)
+            if identity != self._identity or status.st_size < self._offset:
+                self._forget()
+                self._identity = identity
+            if status.st_size == self._offset:
+                return
+            file.seek(self._offset)
+            block = file.read()
+        self._offset += len(block)
+        *lines, self._tail = (self._tail + block).split(b"\n")
+        for raw in lines:
+            self._take_line(raw)
+            self._line += 1
+        if self._tail and _decode(self._tail) is not None:
+            # Only the newline is missing: the event was written, and the next append,
+            # which adds the newline, must not be what makes it true.
+            self._take_line(self._tail)
+            self._tail = b""
+
+    def _take_line(self, raw: bytes) -> None:
+        if not raw.strip():
+            return
+        event = _decode(raw)
+        if event is None:
+            self._problems.append(f"{self.path}:{self._line}: not an event; the line is torn or damaged")
+            logger.warning("%s", self._problems[-1])
+            return
+        if self._events and event.seq <= self._events[-1].seq:
+            self._contradiction(event, f"follows event {self._events[-1].seq}")
+        if event.step is not None and event.event in _STEP_EVENTS:
+            self._take_step(event, (event.step, event.key))
+        self._events.append(event)
+
+    def _take_step(self, event: JournalEvent, place: tuple[str, str]) -> None:
+        if place in self._done:
+            self._contradiction(event, "comes after the step was done")
+        if event.event == "start":
+            self._starts[place] = self._starts.get(place, 0) + 1
+        elif place not in self._starts and not event.data.get("settled") and not self._problems:
+            self._contradiction(event, "has no start before it")
+        if event.event == "done":
+            if not isinstance(event.data.get("result"), dict):
+                self._contradiction(event, "holds no result")
+            self._done[place] = json.dumps(event.data["result"])
+        elif event.event == "failed":
+            self._failures.setdefault(place, []).append(str(event.data.get("error")))
+
+    def _contradiction(self, event: JournalEvent, what: str) -> None:
+        place = f"{event.event} {event.step or ''} {event.key}".replace("  ", " ")
+        text = f"{self.path}:{self._line}: event {event.seq} ({place}) {what}"
+        self._forget()
+        raise JournalError(f"{text}; the log contradicts itself: move it away to begin anew, or restore it")
+
+
+def _decode(raw: bytes) -> JournalEvent | None:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+        head = {name: row.pop(name) for name in _NAMES}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+    texts = (head["at"], head["event"], head["key"])
+    if type(head["seq"]) is not int or not all(isinstance(text, str) for text in texts):
+        return None
+    if not isinstance(head["step"], str | None):
+        return None
+    return JournalEvent(**head, data=MappingProxyType(row))
+
+
+def _encode_result(step: str, key: str, result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return "{}"
+    try:
+        if not isinstance(result, Mapping):
+            raise TypeError(f"it is a {type(result).__name__}")
+        return json.dumps(dict(result), allow_nan=False)
+    except (TypeError, ValueError) as err:
+        raise JournalError(
+            f"the result of step {step} of {key} cannot be recorded ({err}); "
+            "allowed is a mapping of JSON values without NaN"
+        ) from err
