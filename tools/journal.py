@@ -88,12 +88,16 @@ class Journal:
             raise JournalError(f"event {event!r} belongs to steps; use run_step or settle to write it")
         return self._write(event, key, step, data)
 
-    def done(self, step: str, key: str) -> dict[str, Any] | None:
+    def is_done(self, step: str, key: str) -> bool:
+        """Return whether the step has finished."""
+        self._refresh()
+        return (step, key) in self._done
+
+    def done(self, step: str, key: str) -> Any:
         """Return the recorded result of a finished step, or None when it has not finished."""
         self._refresh()
-        found = self._done.get((step, key))
         # Decoded afresh, so that a caller who changes its copy does not change the record.
-        return None if found is None else json.loads(found)
+        return json.loads(self._done.get((step, key), "null"))
 
     def attempts(self, step: str, key: str) -> int:
         """Return how often the step was started."""
@@ -109,29 +113,28 @@ class Journal:
         self,
         step: str,
         key: str,
-        fn: Callable[[], Mapping[str, Any] | None],
+        fn: Callable[[], Any],
         *,
         max_attempts: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Return the step's result, calling fn only when no earlier run finished it.
 
-        The result is what a later run will read back: a JSON object. An attempt that was
+        The result is what a later run will read back: a tuple has become a list. An attempt that was
         killed left no trace of its end, so fn must be safe to call again. Killed attempts
         do not count towards max_attempts; failed ones do.
 
         Args:
             step: Name of the step, such as "train".
             key: What the step is done for, such as an iteration's id.
-            fn: Does the work; returns a mapping that JSON can hold, or None for an empty one.
+            fn: Does the work; returns a value that JSON can hold.
             max_attempts: How many attempts may fail before the step is refused.
         Raises:
-            JournalError: the step has failed max_attempts times, its result is not a JSON
-                object, or the log contradicts itself. Whatever fn raises is recorded and
+            JournalError: the step has failed max_attempts times, its result is not
+                JSON, or the log contradicts itself. Whatever fn raises is recorded and
                 raised again.
         """
-        recorded = self.done(step, key)
-        if recorded is not None:
-            return recorded
+        if self.is_done(step, key):
+            return self.done(step, key)
         failures = self.failures(step, key)
         if max_attempts is not None and len(failures) >= max_attempts:
             raise JournalError(
@@ -143,19 +146,18 @@ class Journal:
         self._write("start", key, step, {"attempt": attempt})
         return self._attempt(step, key, fn, attempt)
 
-    def settle(self, step: str, key: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    def settle(self, step: str, key: str, result: Any) -> Any:
         """Record a result for a step without running it, such as that of a trial given up.
 
         Raises:
             JournalError: the step is done with another result.
         """
-        text = _encode_result(step, key, result)
-        recorded = self.done(step, key)
-        if recorded is None:
-            self._write("done", key, step, {"result": json.loads(text), "settled": True})
-        elif recorded != json.loads(text):
+        value = json.loads(_encode_result(step, key, result))
+        if not self.is_done(step, key):
+            self._write("done", key, step, {"result": value, "settled": True})
+        elif self.done(step, key) != value:
             raise JournalError(f"step {step} of {key} is done with another result; a result never changes")
-        return json.loads(text)  # type: ignore[no-any-return]
+        return value
 
     def begin_run(self, run_id: str, **data: Any) -> JournalEvent:
         """Record that a run begins, or, when it was begun and never ended, that it resumes.
@@ -188,9 +190,7 @@ class Journal:
                 open_ids.pop(event.key, None)
         return tuple(open_ids)
 
-    def _attempt(
-        self, step: str, key: str, fn: Callable[[], Mapping[str, Any] | None], attempt: int
-    ) -> dict[str, Any]:
+    def _attempt(self, step: str, key: str, fn: Callable[[], Any], attempt: int) -> Any:
         try:
             text = _encode_result(step, key, fn())
         except Exception as err:
@@ -199,7 +199,7 @@ class Journal:
         except BaseException as err:
             self._write_end("interrupted", step, key, attempt, err)
             raise
-        result: dict[str, Any] = json.loads(text)
+        result = json.loads(text)
         self._write("done", key, step, {"attempt": attempt, "result": result})
         return result
 
@@ -290,7 +290,7 @@ class Journal:
         elif place not in self._starts and not event.data.get("settled") and not self._problems:
             self._contradiction(event, "has no start before it")
         if event.event == "done":
-            if not isinstance(event.data.get("result"), dict):
+            if "result" not in event.data:
                 self._contradiction(event, "holds no result")
             self._done[place] = json.dumps(event.data["result"])
         elif event.event == "failed":
@@ -317,15 +317,10 @@ def _decode(raw: bytes) -> JournalEvent | None:
     return JournalEvent(**head, data=MappingProxyType(row))
 
 
-def _encode_result(step: str, key: str, result: Mapping[str, Any] | None) -> str:
-    if result is None:
-        return "{}"
+def _encode_result(step: str, key: str, result: Any) -> str:
     try:
-        if not isinstance(result, Mapping):
-            raise TypeError(f"it is a {type(result).__name__}")
-        return json.dumps(dict(result), allow_nan=False)
+        return json.dumps(result, allow_nan=False)
     except (TypeError, ValueError) as err:
         raise JournalError(
-            f"the result of step {step} of {key} cannot be recorded ({err}); "
-            "allowed is a mapping of JSON values without NaN"
+            f"the result of step {step} of {key} cannot be recorded ({err}); allowed is JSON without NaN"
         ) from err
