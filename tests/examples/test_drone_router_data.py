@@ -42,6 +42,11 @@ RANGES = {
 }
 CONFIDENCE = {"easy": 0.97, "medium": 0.92, "hard": 0.85}
 NGRAM_CAP = 0.6
+WORDS = {"a": 1, "one": 1, "two": 2, "three": 3, "five": 5, "ten": 10, "a couple of": 2, "half a": 0.5}
+SPECIAL_DURATIONS = {"a minute and a half": 90, "a quarter of an hour": 900}
+DURATION = re.compile(
+    r"\b(\d+|" + "|".join(sorted(WORDS, key=len, reverse=True)) + r") ?(s|seconds|min|mins|minutes?)\b"
+)
 FEET = re.compile(r"(?<![\d.])(\d+) ?(?:ft|feet|foot)\b")
 
 Gram = tuple[str, ...]
@@ -204,6 +209,27 @@ def test_bare_metre_amounts_stand_in_the_answer() -> None:
         amounts = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?) ?(?:m|met(?:re|er)s?)\b", item.text)
         if amounts and item.cmd != "unknown":
             assert float(amounts[-1]) in item.args.values(), item
+
+
+def test_durations_are_seconds() -> None:
+    checked = 0
+    for item in all_items():
+        seconds = stated_seconds(item.text)
+        if seconds is not None and item.cmd in ("hover", "loiter"):
+            assert item.args["duration_s"] == seconds, item
+            checked += 1
+    assert checked >= 50
+
+
+def stated_seconds(text: str) -> float | None:
+    for phrase, seconds in SPECIAL_DURATIONS.items():
+        if phrase in text:
+            return seconds
+    found = DURATION.findall(text)
+    if not found:
+        return None
+    number, unit = found[-1]
+    return (WORDS[number] if number in WORDS else int(number)) * (60 if unit.startswith("m") else 1)
 
 
 def test_squares_and_coordinates_stand_in_the_message() -> None:
