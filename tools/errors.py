@@ -30,6 +30,8 @@ came, what is allowed and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class BakehouseError(Exception):
     """Root of all errors raised on purpose."""
@@ -48,7 +50,15 @@ class TaskError(BakehouseError, ValueError):
 
 
 class DatasetError(BakehouseError, ValueError):
-    """Rows that cannot be used."""
+    """Rows that cannot be used.
+
+    Attributes:
+        problems: One sentence per bad row or leaking pair, all of them; the message may show fewer.
+    """
+
+    def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class LeakError(DatasetError):
