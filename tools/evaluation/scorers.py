@@ -131,11 +131,23 @@ def _custom_scorer(path: Path) -> Scorer:
             value = function(expected, actual)
         except (Exception, SystemExit) as err:
             raise ScorerError(f"{path}: score() raised {type(err).__name__}: {err}; {case}") from err
-        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        number = _unit_number(value)
+        if number is None:
             raise ScorerError(f"{path}: score() returned {value!r}; allowed: a number in [0, 1]; {case}")
-        return ScoreOutcome(float(value), None if value == 1 else "custom")
+        return ScoreOutcome(number, None if number == 1.0 else "custom")
 
     return score
+
+
+def _unit_number(value: Any) -> float | None:
+    """Return value as a number in [0, 1], or None where it is none."""
+    if not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if 0.0 <= number <= 1.0 else None
 
 
 def _load_function(path: Path, name: str) -> Callable[[str, str], Any]:
