@@ -1,0 +1,102 @@
+"""The plan: which patches an iteration tries, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tools.errors import PlannerError
+from tools.patch import RecipePatch
+from tools.patch_space import DEFAULT_SPACE, PatchSpace
+from tools.recipe import TrainRecipe
+
+__all__ = ["BudgetLeft", "Plan", "PlanContext", "Proposal", "TrialSummary"]
+
+Sentence = Annotated[str, Field(min_length=1, max_length=2000)]
+Gain = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+
+
+class Proposal(BaseModel):
+    """One candidate: a patch of the incumbent and what it is expected to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patch: RecipePatch
+    hypothesis: Sentence
+    expected_gain: Gain | None = None
+    """Expected change of the mean selection score; None where the planner does not say."""
+
+
+class Plan(BaseModel):
+    """What a planner returns for one iteration. Its JSON is what the journal keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    planner: Annotated[str, Field(min_length=1, max_length=64)]
+    hypothesis: Sentence
+    proposals: Annotated[tuple[Proposal, ...], Field(min_length=1, max_length=64)]
+    expected_gain: Gain | None = None
+    notes: Annotated[str, Field(max_length=8000)] = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values that `from_mapping` reads back to an equal plan."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_mapping(cls, data: Any) -> Plan:
+        """Return the plan that plain values (a journal's event, a planner's reply) describe.
+
+        Raises:
+            PlannerError: names every part that is wrong.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as err:
+            lines = [
+                f"{'.'.join(str(part) for part in error['loc']) or 'plan'}: "
+                + error["msg"].removeprefix("Value error, ")
+                for error in err.errors()
+            ]
+            raise PlannerError("plan refused: " + "; ".join(lines)) from err
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One trial of the lineage, as a planner sees it."""
+
+    trial_id: str
+    recipe: TrainRecipe
+    score: float | None
+    """Mean score on the selection split; None when the trial has none."""
+    status: str
+    """A lineage status: keep, discard, baseline, crash, harness_abort, ..."""
+    train_s: float | None = None
+
+
+@dataclass(frozen=True)
+class BudgetLeft:
+    """What the run may still spend; None is no cap."""
+
+    trials: int | None = None
+    wall_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """All that a planner may look at."""
+
+    incumbent: TrainRecipe
+    incumbent_score: float | None
+    n_candidates: int
+    history: tuple[TrialSummary, ...] = ()
+    """Every trial of this task, oldest first, those of earlier flywheels included."""
+    iteration: int = 1
+    budget_left: BudgetLeft = BudgetLeft()
+    patch_space: PatchSpace = DEFAULT_SPACE
+    n_train_rows: int = 0
+    """Training rows; 0 is unknown."""
+    background: Mapping[str, str] = field(default_factory=dict)
+    """Named texts for planners that read: mission, decisions, rendered lineage, dev failures."""

@@ -1,0 +1,25 @@
+"""Planners behind one protocol; each loads its library only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.planners.fixed import FixedPlanner
+    from agent.planners.optuna_planner import OptunaPlanner
+    from agent.planners.planner import Planner
+
+__all__ = ["FixedPlanner", "OptunaPlanner", "Planner"]
+
+_HOMES = {
+    "FixedPlanner": "agent.planners.fixed",
+    "OptunaPlanner": "agent.planners.optuna_planner",
+    "Planner": "agent.planners.planner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
