@@ -16,8 +16,9 @@
     ├── ProbeError (ValueError)         a reasoning probe or its report is malformed
     ├── ScorerError (ValueError)        a scorer is unknown or broke its contract
     ├── EvidenceError (ValueError)      too little evidence, or evidence that does not pair
-    ├── DecideError (ValueError)        the decision corpus cannot answer
+    ├── DecideError (RuntimeError)      the decision corpus is malformed or cannot answer
     ├── LineageError (ValueError)       a lineage row that cannot be written or read
+    │   └── UnknownTrialError (KeyError)  a trial that the lineage does not hold
     ├── JournalError (RuntimeError)     the write-ahead log contradicts itself
     ├── RepoError (RuntimeError)        git refused, or would have touched the user's work
     ├── LockHeldError (RuntimeError)    another process holds the workspace
@@ -105,12 +106,19 @@ class EvidenceError(BakehouseError, ValueError):
     """Too little evidence for the claim, or evidence that does not pair."""
 
 
-class DecideError(BakehouseError, ValueError):
+class DecideError(BakehouseError, RuntimeError):
     """The decision corpus is malformed or has no answer."""
 
 
 class LineageError(BakehouseError, ValueError):
     """A lineage row that cannot be written or read."""
+
+
+class UnknownTrialError(LineageError, KeyError):
+    """A trial that the lineage does not hold."""
+
+    # A KeyError prints the repr of its message.
+    __str__ = BakehouseError.__str__
 
 
 class JournalError(BakehouseError, RuntimeError):
