@@ -1,0 +1,214 @@
+"""The worktree: a second checkout, on a branch of its own, where the loop commits."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.checkout import Repo
+from tools.commit_message import compose_message
+from tools.commit_paths import DEFAULT_MAX_BYTES, check_files, check_message, list_files
+from tools.errors import RepoError
+from tools.gitcommand import LITERAL_PATHS, git_text, run_git
+from tools.lock import hold_lock
+
+__all__ = ["ITERATION_TRAILER", "Worktree", "clear_stale_locks", "hold_worktree"]
+
+logger = logging.getLogger(__name__)
+
+ITERATION_TRAILER = "Bakehouse-Iteration"
+"""Trailer whose value names what a commit is for; one commit of a branch carries each value."""
+
+_WAIT_S = 60.0
+_HOOKS_S = 900.0
+_REF_LOCK_S = 10.0
+_FALLBACK_NAME, _FALLBACK_EMAIL = "bakehouse", "bakehouse@localhost"
+
+
+@dataclass(frozen=True)
+class Worktree:
+    """A worktree of the user's repository that belongs to the loop alone.
+
+    Attributes:
+        repo: The user's repository.
+        top: Where the worktree lies.
+        branch: The branch that it is on.
+        behind: Commits of the user's HEAD that the branch lacked when it was opened.
+    """
+
+    repo: Repo
+    top: Path
+    branch: str
+    behind: int = 0
+
+    @property
+    def root(self) -> Path:
+        """The workspace inside the worktree."""
+        return self.top / self.repo.subfolder
+
+    @property
+    def head(self) -> str:
+        """Id of the newest commit of the branch."""
+        return git_text(self.top, "rev-parse", "HEAD")
+
+    def find_commit(self, trailer: str, value: str) -> str | None:
+        """Return the branch's newest commit that carries the trailer with that value, or None."""
+        return self.repo.find_commit(self.branch, trailer, value)
+
+    def log(self, n: int = 10) -> str:
+        """Return the newest n commits of the branch as text, one a line."""
+        return self.repo.log(self.branch, n)
+
+    def show(self, revision: str, *, patch: bool = False) -> str:
+        """Return a commit as text: its message and files, and with patch its lines."""
+        return self.repo.show(revision, patch=patch)
+
+    def changed_paths(self) -> tuple[str, ...]:
+        """Return what differs from the branch's newest commit, relative to the worktree's top."""
+        status = git_text(self.top, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all")
+        return tuple(field[3:] for field in status.split("\0") if field)
+
+    def commit(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        subject: str,
+        body: str = "",
+        trailers: Mapping[str, str] | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> str:
+        """Commit the listed paths, and nothing else, and return the commit's id.
+
+        A commit of the branch that carries the same `Bakehouse-Iteration` is returned as it
+        is, so that a loop killed after its commit never makes a second one. The user's hooks
+        and signing apply.
+
+        Args:
+            paths: Files and folders, relative to `root`. One that is gone is removed.
+            subject: First line of the message.
+            body: Paragraphs below it.
+            trailers: Its last lines; `Bakehouse-Iteration` names what the commit is for.
+            max_bytes: Largest file that is taken; model weights never belong in git.
+        Raises:
+            RepoError: a path is refused, a file holds a secret or is too large, git ignores
+                it, nothing changed, a hook or signing refused, or git failed.
+        """
+        trailers = trailers or {}
+        message = compose_message(subject, body, trailers)
+        with self._exclusive() as descriptor:
+            present = self._already_committed(trailers)
+            if present is not None:
+                return present
+            self._check_branch()
+            git_text(self.top, "reset", "--quiet")
+            files = list_files(self.top, self.repo.subfolder, paths)
+            check_files(self.top, files, max_bytes=max_bytes)
+            check_message(message)
+            try:
+                self._stage(files)
+                return self._commit_index(message, descriptor)
+            finally:
+                # Of a refused commit nothing stays staged; after a good one this changes nothing.
+                run_git(self.top, "reset", "--quiet")
+
+    def discard_changes(self) -> None:
+        """Bring every file back to the branch's newest commit and delete the untracked ones."""
+        with self._exclusive():
+            git_text(self.top, "reset", "--hard", "--quiet")
+            git_text(self.top, "clean", "-ffd", "--quiet")
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[int]:
+        with hold_worktree(self.top) as descriptor:
+            clear_stale_locks(self.repo, self.top, self.branch)
+            yield descriptor
+
+    def _already_committed(self, trailers: Mapping[str, str]) -> str | None:
+        name = trailers.get(ITERATION_TRAILER)
+        return None if name is None else self.find_commit(ITERATION_TRAILER, name)
+
+    def _check_branch(self) -> None:
+        name = git_text(self.top, "rev-parse", "--symbolic-full-name", "HEAD")
+        if name != f"refs/heads/{self.branch}":
+            raise RepoError(f"the worktree {self.top} is on {name}, not on {self.branch}; open it again")
+
+    def _stage(self, files: Sequence[str]) -> None:
+        listed = "\0".join(files).encode("utf-8", "surrogateescape")
+        source = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        output = run_git(self.top, "add", "--all", *source, stdin=listed, env=LITERAL_PATHS)
+        if not output.ok:
+            raise RepoError(f"git would not take the files: {output.complaint}")
+        staged = git_text(self.top, "diff", "--cached", "--name-only", "--no-renames", "-z")
+        names = {name for name in staged.split("\0") if name}
+        if not names:
+            raise RepoError(f"nothing to commit: {len(files)} listed file(s) are as {self.branch} has them")
+        if not names <= set(files):
+            raise RepoError(f"git staged files that are not listed: {sorted(names - set(files))}")
+
+    def _commit_index(self, message: str, descriptor: int) -> str:
+        before = self.head
+        output = run_git(
+            self.top,
+            *("commit", "--quiet", "--cleanup=whitespace", "--file=-"),
+            stdin=message.encode("utf-8"),
+            env=_missing_identity(self.top),
+            keep_open=descriptor,
+            timeout_s=_HOOKS_S,
+        )
+        after = self.head
+        if after == before:
+            raise RepoError(f"git commit was refused (exit {output.status}): {output.complaint}")
+        if not output.ok:
+            # A hook that runs after the commit cannot undo it.
+            logger.warning("commit %s was made, then git failed: %s", after, output.complaint)
+        return after
+
+
+@contextlib.contextmanager
+def hold_worktree(top: Path) -> Iterator[int]:
+    """Hold the worktree against every other git command of ours; yield the lock's descriptor.
+
+    A git that outlives a killed parent keeps the lock until it has ended.
+    """
+    with hold_lock(top.with_name(top.name + ".lock"), timeout_s=_WAIT_S) as descriptor:
+        yield descriptor
+
+
+def clear_stale_locks(repo: Repo, top: Path, branch: str) -> None:
+    """Remove the lock files of a git that was killed in the worktree; call it under `hold_worktree`."""
+    own = Path(git_text(top, "rev-parse", "--absolute-git-dir"))
+    for path in (own / "index.lock", own / "HEAD.lock"):
+        if path.exists():
+            logger.warning("removing %s, left by a git that was killed", path)
+            path.unlink(missing_ok=True)
+    shared = repo.git_dir / "refs" / "heads" / f"{branch}.lock"
+    # The user's git can hold this one, but for milliseconds only.
+    while (age_s := _age_s(shared)) is not None:
+        if age_s >= _REF_LOCK_S:
+            logger.warning("removing %s, left by a git that was killed", shared)
+            shared.unlink(missing_ok=True)
+        else:
+            time.sleep(0.1)
+
+
+def _age_s(path: Path) -> float | None:
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+
+
+def _missing_identity(top: Path) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for role in ("AUTHOR", "COMMITTER"):
+        # Without useConfigOnly git makes an identity up from the machine's name.
+        if not run_git(top, "-c", "user.useConfigOnly=true", "var", f"GIT_{role}_IDENT").ok:
+            env[f"GIT_{role}_NAME"] = _FALLBACK_NAME
+            env[f"GIT_{role}_EMAIL"] = _FALLBACK_EMAIL
+    if env:
+        logger.warning("git has no user.name and user.email here; committing as %s", _FALLBACK_EMAIL)
+    return env
