@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from agent.plan import Plan, PlanContext
 
-__all__ = ["Planner"]
+__all__ = ["PlanContext", "Planner"]
 
 
 @runtime_checkable
