@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tools.errors import TaskError
 from tools.files import digest_json
+from tools.patch_space import PatchSpace
 from tools.recipe import _unique_key_loader
 
 SPLITS: Final = ("train", "dev", "selection", "test")
@@ -50,6 +51,14 @@ class BakeoffSettings(_Frozen):
     planner_seed: int = Field(default=0, ge=0)
 
 
+class SmokeSettings(_Frozen):
+    """The gate before the budget is spent: can the recipe's plumbing learn a few rows by heart?"""
+
+    rows: int = Field(default=10, ge=1, le=256)
+    steps: int = Field(default=30, ge=1, le=1000)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+
+
 class BudgetCaps(_Frozen):
     """Caps; None leaves one open."""
 
@@ -79,6 +88,9 @@ class Task(_Frozen):
     """Dev rows that a mid-run evaluation looks at."""
     forbidden_outputs: tuple[str, ...] = ()
     """Values of `cmd`, or whole outputs, that are always wrong; any rise of their rate vetoes."""
+    patch_space: dict[str, Any] = Field(default_factory=dict)
+    """Narrows what patches may set, as `tools.patch_space.PatchSpace.from_mapping` reads it."""
+    smoke: SmokeSettings = SmokeSettings()
     bakeoff: BakeoffSettings = BakeoffSettings()
     budget: BudgetCaps = BudgetCaps()
 
@@ -88,6 +100,12 @@ class Task(_Frozen):
         if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
             raise ValueError("seeds must be a non-empty list of distinct whole numbers from 0")
         return seeds
+
+    @field_validator("patch_space")
+    @classmethod
+    def _patch_space_narrows(cls, rules: dict[str, Any]) -> dict[str, Any]:
+        PatchSpace.from_mapping(rules)
+        return rules
 
     @model_validator(mode="after")
     def _splits_are_distinct(self) -> Task:
@@ -119,6 +137,8 @@ class Task(_Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over what a verdict depends on: all but how long and how wide the search is."""
-        plain = self.model_dump(mode="json", exclude={"bakeoff", "budget", "description"})
+        """SHA-256 over what a verdict depends on: all but how wide and how long the search runs."""
+        plain = self.model_dump(
+            mode="json", exclude={"bakeoff", "budget", "description", "smoke", "patch_space"}
+        )
         return digest_json(plain)

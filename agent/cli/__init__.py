@@ -1,1 +1,7 @@
-"""The command line."""
+"""The command line: validate the arguments, call one function, shape the reply."""
+
+from __future__ import annotations
+
+from agent.cli.app import main
+
+__all__ = ["main"]

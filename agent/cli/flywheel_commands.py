@@ -1,0 +1,205 @@
+"""Commands that turn the flywheel and show what it found: bakeoff, flywheel, status, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.live import LiveView
+from agent.cli.options import AsJson, Where
+from agent.cli.output import CONSOLE, ERROR_CONSOLE, duration, percent, points, print_json, table
+from agent.cli.run_commands import start_agent_job
+from agent.flywheel import FlywheelResult, branch_name, run_flywheel
+from agent.incumbent import load_incumbent
+from agent.planners.registry import open_planner
+from agent.publishing import INCUMBENT_FILE
+from agent.records import IterationRecord, TrialRecord
+from tools.workspace import Workspace
+
+Planner = Annotated[str | None, typer.Option(help="optuna or fixed; the task's by default.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="YAML list of patches for the planner `fixed`.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to app."""
+    for command in (bakeoff, flywheel, status, report):
+        app.command()(command)
+
+
+def bakeoff(
+    where: Where = Path("."), planner: Planner = None, plan_file: PlanFile = None, as_json: AsJson = False
+) -> None:
+    """Run one iteration: plan, train the candidates together, compare, decide, commit."""
+    _turn(where, 1, planner, plan_file, as_json)
+
+
+def flywheel(
+    where: Where = Path("."),
+    iterations: Annotated[
+        int | None, typer.Option("--iters", min=1, help="The task's number by default.")
+    ] = None,
+    planner: Planner = None,
+    plan_file: PlanFile = None,
+    detach: Annotated[bool, typer.Option(help="Run it unattended and return a job id.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run iterations until the target, the planned number or the budget is reached."""
+    if not detach:
+        _turn(where, iterations, planner, plan_file, as_json)
+        return
+    options = [] if iterations is None else ["--iters", str(iterations)]
+    options += [] if planner is None else ["--planner", planner]
+    options += [] if plan_file is None else ["--plan", str(plan_file.resolve())]
+    job = start_agent_job(Workspace.find(where), "flywheel", options)
+    if as_json:
+        print_json({"id": job.id, "status": job.status, "log": job.log_path})
+    else:
+        CONSOLE.print(f"{job.id}: {job.status}; watch it with `bakehouse poll {job.id}`", markup=False)
+
+
+def status(where: Where = Path("."), as_json: AsJson = False) -> None:
+    """Show the incumbent, what runs now and what is committed but not yet merged."""
+    from tools.lock import workspace_holder
+    from tools.repo import ensure_worktree, find_repo
+
+    workspace = Workspace.find(where)
+    task = workspace.load_task()
+    branch = branch_name(task)
+    repo = find_repo(workspace.root)
+    tip = repo.branch_tip(branch)
+    incumbent = None
+    if tip is not None and workspace.worktree_dir.is_dir():
+        worktree = ensure_worktree(workspace.root, workspace.worktree_dir, branch)
+        incumbent = load_incumbent(worktree.root / INCUMBENT_FILE)
+    holder = workspace_holder(workspace.state_dir)
+    facts: dict[str, Any] = {
+        "task": task.name,
+        "branch": branch,
+        "unmerged_commits": 0 if tip is None else repo.count_between("HEAD", branch),
+        "incumbent": None if incumbent is None else incumbent.trial_id,
+        "selection": None if incumbent is None else incumbent.selection,
+        "base_selection": None if incumbent is None else incumbent.base_selection,
+        "target_score": task.target_score,
+        "running": None if holder is None else str(holder),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        shown = {
+            **facts,
+            "selection": percent(facts["selection"]),
+            "base_selection": percent(facts["base_selection"]),
+        }
+        CONSOLE.print(table(task.name, ("what", "now"), list(shown.items())))
+
+
+def report(
+    where: Where = Path("."),
+    open_test: Annotated[bool, typer.Option(help="Open the sealed test split; the look is counted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say where the last bakeoff's report lies; with --open-test also score the sealed split."""
+    from agent.sealed import open_test_split
+
+    workspace = Workspace.find(where)
+    pages = sorted(workspace.reports_dir.glob("*/report.html"))
+    facts: dict[str, Any] = {"reports": pages, "test": None}
+    if open_test:
+        view = LiveView(ERROR_CONSOLE)
+        try:
+            look = open_test_split(workspace, run_worker=view.run_worker, notify=view.notify)
+        finally:
+            view.close()
+        facts["test"] = {"look": look.number, "scores": list(look.scores)}
+    if as_json:
+        print_json(facts)
+        return
+    if open_test:
+        rows = [
+            (s.name, percent(s.mean), f"{percent(s.low)} to {percent(s.high)}", s.n_items, s.n_seeds)
+            for s in look.scores
+        ]
+        columns = ("model", "test", "95% interval", "items", "seeds")
+        CONSOLE.print(table(f"sealed test split, look {look.number}", columns, rows))
+    newest = pages[-1] if pages else "none yet; run `bakehouse bakeoff`"
+    CONSOLE.print(f"report: {newest}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _turn(
+    where: Path, iterations: int | None, planner: str | None, plan_file: Path | None, as_json: bool
+) -> None:
+    workspace = Workspace.find(where)
+    settings = workspace.load_task().bakeoff
+    name = planner or ("fixed" if plan_file else settings.planner)
+    view = LiveView(ERROR_CONSOLE if as_json else CONSOLE)
+    try:
+        result = run_flywheel(
+            workspace,
+            iterations=iterations,
+            planner=open_planner(name, seed=settings.planner_seed, plan_file=plan_file),
+            run_worker=view.run_worker,
+            notify=view.notify,
+        )
+    finally:
+        view.close()
+    if as_json:
+        print_json(
+            {"branch": result.branch, "stopped_by": result.stopped_by, "iterations": list(result.records)}
+        )
+    else:
+        show_result(workspace, result)
+
+
+def show_result(workspace: Workspace, result: FlywheelResult) -> None:
+    """Print the trials, the decisions, the commit and where the report lies."""
+    from tools.repo import find_repo
+
+    repo = find_repo(workspace.root)
+    for record in result.records:
+        CONSOLE.print()
+        columns = ("trial", "change", "dev", "selection (95%)", "gain", "verdict", "wall")
+        CONSOLE.print(
+            table(
+                f"{record.iteration_id}: trials", columns, [_row(workspace, record, t) for t in record.trials]
+            )
+        )
+        CONSOLE.print(f"\nDecision: {record.decision}\n", markup=False)
+    if result.records:
+        CONSOLE.print(f"$ git log --oneline {result.branch}", style="bold", markup=False)
+        CONSOLE.print(repo.log(result.branch, 5), markup=False, highlight=False)
+        CONSOLE.print(f"\n$ git show --stat {result.branch}", style="bold", markup=False)
+        CONSOLE.print(repo.show(result.branch), markup=False, highlight=False)
+        page = workspace.reports_dir / result.records[-1].iteration_id / "report.html"
+        CONSOLE.print(f"\nreport: {page}", markup=False, highlight=False, soft_wrap=True)
+    CONSOLE.print(f"stopped: {result.reason}", markup=False)
+
+
+def _row(workspace: Workspace, record: IterationRecord, trial: TrialRecord) -> tuple[object, ...]:
+    candidate = next((c for c in record.candidates if c.candidate_id == trial.candidate_id), None)
+    ruling = record.ruling(trial.candidate_id)
+    return (
+        trial.trial_id,
+        "the recipe to beat" if candidate is None else ", ".join(candidate.changes),
+        percent(trial.dev),
+        _with_interval(workspace, trial),
+        points(ruling.gain if ruling else None),
+        ruling.verdict if ruling else ("failed" if candidate else "incumbent"),
+        duration(trial.train_s + trial.eval_s),
+    )
+
+
+def _with_interval(workspace: Workspace, trial: TrialRecord) -> str:
+    from tools.comparison import Scores, interval
+    from tools.evaluation.scores import read_scores
+
+    if trial.scores_dir is None:
+        return "–"
+    path = workspace.root / trial.scores_dir / "selection.jsonl"
+    if not path.is_file():
+        return percent(trial.selection)
+    found = interval(Scores.from_rows(read_scores(path)))
+    return f"{percent(found.mean)} ({100 * found.low:.0f} to {100 * found.high:.0f})"

@@ -1,0 +1,108 @@
+"""What a person sees while a flywheel runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+from agent.cli.output import duration
+from agent.progress import Event
+from tools.lanes.local import run_engine
+from tools.poll import read_progress
+
+_STEPS = {
+    "start": "measuring the recipe to beat",
+    "plan": "planning",
+    "validate": "validating patches, data and memory",
+    "smoke": "smoke run",
+    "train": "training the candidates",
+    "evaluate": "scoring dev and selection",
+    "probe": "checking the guards",
+    "compare": "comparing, item by item",
+    "train.look2": "training further seeds",
+    "evaluate.look2": "scoring further seeds",
+    "compare.look2": "comparing over all seeds",
+    "verdict": "reaching the verdict",
+    "decide": "writing the decision",
+    "commit": "committing",
+}
+_QUIET = {"begin"}
+
+
+class LiveView:
+    """Prints steps as they end, and the running step's progress on a line of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+        self._doing = ""
+
+    def notify(self, event: Event) -> None:
+        """Show an event of the flywheel."""
+        if event.step in _QUIET:
+            return
+        words = _STEPS.get(event.step, event.step)
+        if event.kind == "note":
+            self._line(f"    {event.text}")
+        elif event.kind == "started":
+            self._start(f"{event.iteration_id} {words}")
+        else:
+            self._stop()
+            self._line(f"  {event.iteration_id} {words}: {duration(event.wall_s)}")
+
+    def run_worker(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
+        """Run a worker on this machine and show how far its trials are."""
+        return run_engine(
+            spec, spec_path=spec_path, log_path=log_path, on_poll=lambda wall_s: self._poll(spec, wall_s)
+        )
+
+    def close(self) -> None:
+        """End the progress line."""
+        self._stop()
+
+    def _start(self, doing: str) -> None:
+        self._stop()
+        self._doing = doing
+        if self._console.is_terminal:
+            self._status = self._console.status(doing)
+            self._status.start()
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _poll(self, spec: Mapping[str, Any], wall_s: float) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._doing}: {_trials_line(spec)} ({duration(wall_s)})")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _trials_line(spec: Mapping[str, Any]) -> str:
+    if spec["kind"] != "train":
+        done = _scored(spec)
+        return f"{done} of {len(spec['adapters']) * len(spec['splits'])} score files"
+    parts = []
+    for member in spec["members"]:
+        found = read_progress(member["run_dir"])
+        if found.step:
+            loss = "" if found.loss is None else f" loss {found.loss:.3f}"
+            parts.append(f"{member['trial_id']} step {found.step}{loss}")
+    return "; ".join(parts[-4:]) or "loading the base model"
+
+
+def _scored(spec: Mapping[str, Any]) -> int:
+    folder = Path(spec["scores_dir"])
+    made_after = Path(str(spec["result_path"]).removesuffix(".result.json") + ".json")
+    try:
+        started = made_after.stat().st_mtime
+    except OSError:
+        return 0
+    paths = [folder / a["trial_id"] / f"{split}.jsonl" for a in spec["adapters"] for split in spec["splits"]]
+    return sum(path.is_file() and path.stat().st_mtime >= started for path in paths)

@@ -1,0 +1,203 @@
+"""Commands that run one recipe: train, poll, cancel, eval."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agent.cli.options import AsJson, Where
+from agent.cli.output import CONSOLE, percent, print_json, table
+from tools.errors import TaskError
+from tools.jobs import JobRecord, cancel_job, list_jobs, read_job, start_job
+from tools.poll import RunProgress, read_progress
+from tools.recipe import TrainRecipe
+from tools.workspace import Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to app."""
+    app.command()(train)
+    app.command()(poll)
+    app.command()(cancel)
+    app.command(name="eval")(evaluate)
+
+
+def train(
+    where: Where = Path("."),
+    recipe_file: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe; the workspace's by default.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option(help="Only the recipe's smoke steps.")] = False,
+    detach: Annotated[bool, typer.Option(help="Return at once with a job id.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key is the same job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one recipe, here or detached."""
+    from agent.validation import check_recipe
+
+    workspace = Workspace.find(where)
+    recipe = TrainRecipe.from_yaml(recipe_file) if recipe_file else workspace.load_recipe()
+    if detach:
+        options = ["--smoke"] if smoke else []
+        if recipe_file:
+            options += ["--recipe", str(recipe_file.resolve())]
+        _report_job(start_agent_job(workspace, "train", options, key=key), as_json)
+        return
+    resolved = check_recipe(workspace, recipe)
+    result = _train_here(workspace, resolved, "smoke" if smoke else "full")
+    if as_json:
+        print_json(result)
+        return
+    CONSOLE.print(
+        f"step {result.final_iter} after {result.wall_seconds:.0f} s; checkpoints in {result.run_dir}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def poll(
+    target: Annotated[str, typer.Argument(help="A job's id or a run folder; nothing lists the jobs.")] = "",
+    where: Where = Path("."),
+    wait_s: Annotated[float, typer.Option(min=0, max=3600, help="Wait this long for the job's end.")] = 0.0,
+    log_lines: Annotated[int, typer.Option(min=0, max=1000, help="Lines of the job's log to show.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job or a run folder has reached, from what is on disk."""
+    from tools.jobs import wait_job
+
+    if Path(target).is_dir() and target:
+        _report_run(read_progress(target), as_json)
+        return
+    jobs_dir = Workspace.find(where).jobs_dir
+    if target:
+        job = wait_job(jobs_dir, target, timeout_s=wait_s) if wait_s else read_job(jobs_dir, target)
+        _report_job(job, as_json, log_lines=log_lines)
+        return
+    jobs = list_jobs(jobs_dir)
+    if as_json:
+        print_json([_job_facts(job) for job in jobs])
+    else:
+        rows = [(job.id, job.kind, job.status, job.created_at, job.error or "") for job in jobs]
+        CONSOLE.print(table("jobs", ("job", "kind", "status", "created", "note"), rows))
+
+
+def cancel(
+    job_id: Annotated[str, typer.Argument(help="A job's id.")],
+    where: Where = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """End a job and all of its processes; what it saved stays."""
+    _report_job(cancel_job(Workspace.find(where).jobs_dir, job_id), as_json)
+
+
+def evaluate(
+    split: Annotated[
+        str, typer.Option(help="dev or selection; test is opened by `report --open-test` alone.")
+    ] = "dev",
+    adapter: Annotated[
+        Path | None, typer.Option(help="A saved adapter; the untrained base without one.")
+    ] = None,
+    where: Where = Path("."),
+    failures: Annotated[int, typer.Option(min=0, help="Failed dev rows to show.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Score an adapter, or the base model, on a split."""
+    from agent.scoring import score_adapter
+
+    if split not in ("dev", "selection"):
+        raise TaskError(
+            f"split is {split!r}; allowed: dev, selection (test is opened by `bakehouse report --open-test`)"
+        )
+    workspace = Workspace.find(where)
+    with CONSOLE.status(f"scoring {split}"):
+        rows = score_adapter(workspace, adapter, split)
+    mean = sum(row.score for row in rows) / len(rows)
+    if as_json:
+        print_json({"split": split, "mean": mean, "n": len(rows)})
+        return
+    CONSOLE.print(f"{split}: {percent(mean)} of {len(rows)} items", markup=False)
+    wrong = [row for row in rows if row.score < 1] if split == "dev" else []
+    if wrong[:failures]:
+        cells = [(row.item_id, row.prompt, row.expected, row.output, row.error) for row in wrong[:failures]]
+        CONSOLE.print(table(f"{len(wrong)} wrong", ("item", "prompt", "expected", "answered", "why"), cells))
+
+
+def start_agent_job(
+    workspace: Workspace, command: str, options: Sequence[str], *, key: str | None = None
+) -> JobRecord:
+    """Start one of these commands detached; its record is on disk before this returns."""
+    argv = [sys.executable, "-P", "-m", "agent", command, "--workspace", str(workspace.root), *options]
+    return start_job(workspace.jobs_dir, command, argv, cwd=workspace.root, idempotency_key=key)
+
+
+def _train_here(workspace: Workspace, recipe: TrainRecipe, mode: str) -> Any:
+    from agent.scoring import mid_eval_settings
+    from tools.dataset import load_dataset
+    from tools.train import run
+
+    steps = recipe.total_steps(len(load_dataset(recipe.dataset_jsonl)), mode)  # type: ignore[arg-type]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
+        task = progress.add_task("loading the base model", total=steps)
+
+        def show(latest: int, _: list[int]) -> None:
+            found = read_progress(recipe.run_dir(mode))  # type: ignore[arg-type]
+            loss = "" if found.loss is None else f"loss {found.loss:.3f}"
+            progress.update(task, completed=max(latest, found.step or 0), description=loss or "training")
+
+        mid_eval = mid_eval_settings(workspace) if recipe.eval_interval else None
+        return run(recipe, mode=mode, poll_interval=1.0, on_progress=show, mid_eval=mid_eval)
+
+
+def _report_run(progress: RunProgress, as_json: bool) -> None:
+    if as_json:
+        print_json(progress)
+        return
+    state = progress.heartbeat.state if progress.heartbeat else "no heartbeat"
+    rows = [
+        ("state", state),
+        ("step", progress.step),
+        ("checkpoints", ", ".join(map(str, progress.iters)) or "none"),
+        ("best", progress.best_iter),
+        ("loss", progress.loss),
+        ("mid-run score", progress.eval_score),
+        ("tokens/s", progress.tokens_per_s),
+    ]
+    CONSOLE.print(table(str(progress.run_dir), ("what", "now"), rows))
+
+
+def _report_job(job: JobRecord, as_json: bool, *, log_lines: int = 0) -> None:
+    if as_json:
+        print_json(_job_facts(job))
+        return
+    CONSOLE.print(f"{job.id}: {job.status}", markup=False, highlight=False)
+    if job.error:
+        CONSOLE.print(f"  {job.error}", markup=False)
+    if log_lines and job.log_tail(log_lines):
+        CONSOLE.print(job.log_tail(log_lines), markup=False, highlight=False, style="dim")
+    if not job.ended:
+        CONSOLE.print(
+            f"  look again: bakehouse poll {job.id} --workspace {job.cwd}", markup=False, soft_wrap=True
+        )
+
+
+def _job_facts(job: JobRecord) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "status": job.status,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "exit_code": job.exit_code,
+        "error": job.error,
+        "log": str(job.log_path),
+    }
+
+
+__all__ = ["register", "start_agent_job"]

@@ -1,0 +1,72 @@
+"""AGENT_CONTEXT.md and PLAN.md: what was tried and what is thought, for people and planners."""
+
+from __future__ import annotations
+
+from agent.records import IterationRecord
+from tools.files import write_text_atomic
+from tools.lineage import LineageStore
+from tools.task import Task
+from tools.workspace import Workspace
+
+_RECENT = 40
+_DETAILED = 6
+
+
+def write_context_files(here: Workspace, task: Task, record: IterationRecord) -> None:
+    """Write both files into a workspace folder, from its lineage and the last iteration."""
+    write_text_atomic(here.root / "AGENT_CONTEXT.md", render_context(here, task, record))
+    write_text_atomic(here.root / "PLAN.md", render_plan(task, record))
+
+
+def render_context(here: Workspace, task: Task, record: IterationRecord) -> str:
+    """Return the history of the task: the rendered lineage, newest iteration's decision first."""
+    store = LineageStore(here.lineage_dir, lower_is_better=False)
+    snapshot = store.render_prompt(
+        for_specialist=record.planner,
+        recent_n=_RECENT,
+        last_m_full=_DETAILED,
+        session_timestamp=record.finished_at,
+    )
+    return (
+        f"# What was tried on {task.name}\n\n"
+        "Written by the flywheel after every iteration; changes made here are overwritten.\n\n"
+        f"Last decision ({record.iteration_id}): {_one_line(record.decision)}\n\n"
+        f"{snapshot.rendered_prompt.rstrip()}\n"
+    )
+
+
+def render_plan(task: Task, record: IterationRecord) -> str:
+    """Return the last plan beside what came of it."""
+    lines = [
+        f"# Plan of {record.iteration_id} on {task.name}",
+        "",
+        f"Planner: {record.planner}. Hypothesis: {_one_line(record.hypothesis)}",
+        "",
+        "| candidate | change | hypothesis | expected | realised | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for candidate in record.candidates:
+        ruling = record.ruling(candidate.candidate_id)
+        cells = (
+            candidate.candidate_id,
+            ", ".join(candidate.changes),
+            candidate.hypothesis,
+            _points(candidate.expected_gain),
+            _points(ruling.gain if ruling else None),
+            ruling.verdict if ruling else f"refused: {candidate.rejected}",
+        )
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join([*lines, "", _one_line(record.decision), ""])
+
+
+def _points(gain: float | None) -> str:
+    return "unknown" if gain is None else f"{100 * gain:+.1f} points"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    # A planner's words must not end a cell, a row or the table.
+    return _one_line(text).replace("\\", "\\\\").replace("|", "\\|")

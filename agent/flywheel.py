@@ -1,0 +1,266 @@
+"""The flywheel: iterations until the target, the planned number or the budget is reached."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.budget import Budget
+from agent.incumbent import Incumbent, load_incumbent, still_holds
+from agent.iteration import Bench, run_iteration
+from agent.locks import Locks, take_locks
+from agent.plan import TrialSummary
+from agent.planners.planner import PlanContext, Planner
+from agent.planners.registry import open_planner
+from agent.progress import Event
+from agent.publishing import INCUMBENT_FILE
+from agent.records import IterationRecord, TrialRecord
+from agent.trials import RunWorker, TrialRunner, new_trial
+from agent.validation import check_data, check_recipe
+from tools.clock import Clock, utc_now
+from tools.dataset import load_dataset
+from tools.errors import BakehouseError, PlannerError, TrainError
+from tools.journal import Journal
+from tools.lanes.local import run_engine
+from tools.lineage import LineageStore
+from tools.lock import hold_workspace
+from tools.patch_space import PatchSpace
+from tools.recipe import TrainRecipe
+from tools.repo import Worktree, ensure_worktree
+from tools.task import Task
+from tools.workspace import Workspace
+
+StopReason = Literal["target", "iterations", "budget", "planner", "error storm"]
+
+
+@dataclass(frozen=True)
+class FlywheelResult:
+    """What a flywheel did: its iterations, the incumbent after them and why it stopped."""
+
+    branch: str
+    records: tuple[IterationRecord, ...]
+    incumbent: Incumbent
+    stopped_by: StopReason
+    reason: str
+
+
+def run_flywheel(
+    workspace: Workspace,
+    *,
+    iterations: int | None = None,
+    planner: Planner | None = None,
+    run_worker: RunWorker = run_engine,
+    clock: Clock = utc_now,
+    notify: Callable[[Event], None] = lambda _: None,
+) -> FlywheelResult:
+    """Run bakeoffs on a workspace and commit each on the branch `bakehouse/<task>`.
+
+    An iteration that was cut off is finished first. The user's own branch, index and working
+    tree are never touched.
+
+    Args:
+        iterations: How many to run; None takes the task's number.
+        planner: Proposes patches; None opens the one that the task names.
+        run_worker: Runs a worker specification; the local lane by default.
+    Raises:
+        LockHeldError: another flywheel runs on this workspace.
+        BakehouseError: the workspace is not fit to start; nothing was spent.
+    """
+    with hold_workspace(workspace.state_dir, what="flywheel"):
+        bench = open_bench(workspace, planner, run_worker, clock, notify)
+        return _turn(bench, iterations or bench.task.bakeoff.iterations)
+
+
+def branch_name(task: Task) -> str:
+    """Return the branch that a task's bakeoffs are committed to."""
+    return f"bakehouse/{task.name}"
+
+
+def establish_incumbent(bench: Bench, iteration_id: str) -> Incumbent:
+    """Return the incumbent: the committed one where its scores still hold, else one measured now.
+
+    A step of its own, so that an iteration that is resumed after its files were written still
+    compares with the incumbent that it began with.
+
+    Raises:
+        TrainError: the starting recipe cannot be trained or scored, so nothing can be compared.
+    """
+
+    def run() -> Any:
+        # What a run that died or was abandoned left half written there is nobody's work.
+        bench.worktree.discard_changes()
+        recipe = Workspace(bench.worktree.root).load_recipe()
+        committed = load_incumbent(bench.worktree.root / INCUMBENT_FILE)
+        if committed is not None and still_holds(committed, recipe, bench.locks):
+            return committed.model_dump(mode="json")
+        return _measure_start(bench, iteration_id, recipe)
+
+    return Incumbent.model_validate(bench.step("start", iteration_id, run))
+
+
+def open_bench(
+    workspace: Workspace,
+    planner: Planner | None,
+    run_worker: RunWorker,
+    clock: Clock,
+    notify: Callable[[Event], None],
+) -> Bench:
+    """Check a workspace and return what a run on it works with. Hold the workspace's lock first."""
+    task = workspace.load_task()
+    recipe = workspace.load_recipe()
+    locks = take_locks(workspace, recipe.system_prompt_file)
+    check_data(workspace, task)
+    check_recipe(workspace, recipe)
+    worktree = ensure_worktree(workspace.root, workspace.worktree_dir, branch_name(task))
+    return Bench(
+        workspace=workspace,
+        task=task,
+        locks=locks,
+        journal=Journal(workspace.journal_file, clock=clock),
+        worktree=worktree,
+        runner=TrialRunner(
+            workspace=workspace,
+            task=task,
+            run_worker=run_worker,
+            committed_lineage=worktree.root / "lineage",
+            threads=os.cpu_count(),
+        ),
+        planner=planner or open_planner(task.bakeoff.planner, seed=task.bakeoff.planner_seed),
+        clock=clock,
+        notify=notify,
+    )
+
+
+def _turn(bench: Bench, iterations: int) -> FlywheelResult:
+    budget, broken = Budget(bench.task.budget), 0
+    records: list[IterationRecord] = []
+    while True:
+        iteration_id = _iteration_to_run(bench.journal, bench.locks)
+        started = time.monotonic()
+        incumbent = establish_incumbent(bench, iteration_id)
+        stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
+        if stop is None:
+            try:
+                context = _context_maker(bench, iteration_id, incumbent, budget)
+                record, incumbent = run_iteration(bench, iteration_id, incumbent, context)
+            except PlannerError as err:
+                stop = ("planner", str(err))
+        if stop is not None:
+            return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, *stop)
+        bench.journal.append("iteration_end", iteration_id)
+        records.append(record)
+        broken = 0 if any(trial.scored for trial in record.trials if trial.parent_id) else broken + 1
+        budget = budget.spend(wall_s=time.monotonic() - started, trials=len(record.trials))
+
+
+def _reason_to_stop(
+    bench: Bench, incumbent: Incumbent, budget: Budget, n_done: int, iterations: int, broken: int
+) -> tuple[StopReason, str] | None:
+    score = incumbent.selection
+    if score is not None and score >= bench.task.target_score:
+        return "target", f"the incumbent's selection score {score:.3f} reached {bench.task.target_score:.3f}"
+    if n_done >= iterations:
+        return "iterations", f"{n_done} iteration(s) done"
+    if broken >= 2:
+        return (
+            "error storm",
+            f"no candidate of the last {broken} iterations could be trained; read their reasons",
+        )
+    worst = bench.task.bakeoff.candidates + 2 * (len(bench.task.seeds) - 1)
+    each = max((trial.train_s + trial.eval_s for trial in incumbent.trials), default=0.0)
+    refusal = budget.refusal(wall_s=each * worst, trials=worst)
+    return None if refusal is None else ("budget", refusal)
+
+
+def _iteration_to_run(journal: Journal, locks: Locks) -> str:
+    """Return the iteration that was cut off, or a new one.
+
+    One that was cut off on other data or another task is closed: its results no longer compare.
+    """
+    opened = journal.last("iteration_begin")
+    if opened is not None and journal.last("iteration_end", opened.key) is None:
+        if opened.data["locks"] == locks.model_dump(mode="json"):
+            return opened.key
+        journal.append("iteration_end", opened.key, abandoned="the task or its data changed")
+    number = 1 + sum(event.event == "iteration_begin" for event in journal.events())
+    iteration_id = f"i{number:04d}"
+    journal.append("iteration_begin", iteration_id, locks=locks.model_dump(mode="json"))
+    return iteration_id
+
+
+def _measure_start(bench: Bench, iteration_id: str, recipe: TrainRecipe) -> Any:
+    """Train and score the starting recipe, and score the untrained base beside it."""
+    base = bench.runner.evaluate_base(recipe, splits=("dev", "selection"), label=iteration_id)
+    bench.say("start", iteration_id, f"untrained base: selection {100 * base['selection']:.1f}%")
+    seed = bench.task.seeds[0]
+    trial = new_trial(
+        bench.workspace,
+        trial_id=f"{iteration_id}-incumbent-s{seed}",
+        candidate_id="incumbent",
+        recipe=recipe,
+        seed=seed,
+        parent_id="",
+    )
+    (trained,) = bench.runner.train([trial], label=f"{iteration_id}-start")
+    (scored,) = bench.runner.evaluate([trained], splits=("dev", "selection"), label=f"{iteration_id}-start")
+    if scored.selection is None:
+        raise TrainError(f"the starting recipe failed: {scored.error}; mend {bench.workspace.recipe_file}")
+    bench.say("start", iteration_id, f"starting recipe: selection {100 * scored.selection:.1f}%")
+    incumbent = Incumbent(
+        recipe=recipe.to_dict(),
+        trials=(scored,),
+        since=iteration_id,
+        locks=bench.locks,
+        base_dev=base["dev"],
+        base_selection=base["selection"],
+        start_trials=(scored,),
+    )
+    return incumbent.model_dump(mode="json")
+
+
+def _context_maker(
+    bench: Bench, iteration_id: str, incumbent: Incumbent, budget: Budget
+) -> Callable[[], PlanContext]:
+    def make() -> PlanContext:
+        return PlanContext(
+            incumbent=incumbent.train_recipe,
+            incumbent_score=incumbent.selection,
+            history=read_history(bench.worktree, incumbent.trials),
+            n_candidates=bench.task.bakeoff.candidates,
+            iteration=int(iteration_id[1:]),
+            budget_left=budget.left(),
+            patch_space=PatchSpace.from_mapping(bench.task.patch_space),
+            n_train_rows=len(load_dataset(bench.workspace.split_file(bench.task, "train"))),
+        )
+
+    return make
+
+
+def read_history(worktree: Worktree, current: tuple[TrialRecord, ...] = ()) -> tuple[TrialSummary, ...]:
+    """Return every trial on the bakeoff branch with its recipe, oldest first, then the current ones."""
+    store = LineageStore(worktree.root / "lineage", lower_is_better=False)
+    found: dict[str, TrialSummary] = {}
+    for trial in store.all_trials():
+        recipe = _recipe_of(worktree.root / "lineage" / trial.exp_id / "recipe.yaml")
+        if recipe is not None:
+            found[trial.exp_id] = TrialSummary(
+                trial.exp_id, recipe, trial.core_metric, trial.status.value, trial.train_s
+            )
+    for record in current:
+        found.setdefault(
+            record.trial_id,
+            TrialSummary(record.trial_id, record.train_recipe, record.selection, "baseline", record.train_s),
+        )
+    return tuple(found.values())
+
+
+def _recipe_of(path: Path) -> TrainRecipe | None:
+    try:
+        return TrainRecipe.from_yaml(path)
+    except BakehouseError:
+        # A trial whose recipe is gone still counts in the lineage; only the planner cannot use it.
+        return None

@@ -1,0 +1,251 @@
+"""From score rows to a decision: compare, rule, buy further seeds, promote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from agent.incumbent import INCUMBENT, Incumbent
+from agent.plan import Plan
+from agent.records import CandidateRecord, GuardRecord, IterationRecord, RulingRecord, TrialRecord
+from agent.trials import TrialRunner
+from tools.comparison import Scores, compare, corrected_level
+from tools.errors import EvidenceError
+from tools.verdict import Guard, Ruling, forbidden_guard, reach_verdict
+
+Guards = dict[str, list[dict[str, Any]]]
+"""Guards of each trial, by trial id, as JSON values."""
+
+
+def probe_guards(runner: TrialRunner, incumbent: Incumbent, trials: Sequence[TrialRecord]) -> Guards:
+    """Return the guard metrics of every scored trial against the incumbent's first trial."""
+    before = runner.scores(incumbent.trials[0], "selection")
+    found: Guards = {}
+    for trial in trials:
+        if not trial.scored:
+            continue
+        guard = forbidden_guard(before, runner.scores(trial, "selection"))
+        found[trial.trial_id] = [_guard_record(guard).model_dump(mode="json")]
+    return found
+
+
+def rule_on_candidates(
+    runner: TrialRunner, incumbent: Incumbent, trials: Sequence[TrialRecord], guards: Guards
+) -> tuple[RulingRecord, ...]:
+    """Rule on every candidate that has a trial here, over the seeds that it and the incumbent share.
+
+    The interval's level is corrected for all candidates of the bakeoff and, where the task
+    has further seeds to buy, for the second look at them.
+    """
+    task = runner.task
+    iteration = {trial.trial_id.split("-")[0] for trial in trials}
+    names = list(dict.fromkeys(trial.candidate_id for trial in trials))
+    level = corrected_level(task.level, _tried(guards, names), 2 if len(task.seeds) > 1 else 1)
+    if len(iteration) > 1:
+        raise EvidenceError(f"trials of several iterations cannot be ruled on together: {sorted(iteration)}")
+    return tuple(
+        _rule_on(runner, incumbent, name, [t for t in trials if t.candidate_id == name], guards, level)
+        for name in names
+    )
+
+
+def leader(rulings: Sequence[RulingRecord]) -> str | None:
+    """Return the candidate that is ahead among those not discarded, or None."""
+    open_ones = [ruling for ruling in rulings if ruling.verdict != "discard" and ruling.gain is not None]
+    if not open_ones:
+        return None
+    return max(open_ones, key=lambda ruling: (ruling.gain or 0.0, ruling.candidate_id)).candidate_id
+
+
+def further_seeds(
+    runner: TrialRunner,
+    iteration_id: str,
+    incumbent: Incumbent,
+    trials: Sequence[TrialRecord],
+    leading: str | None,
+) -> tuple[TrialRecord, ...]:
+    """Return the trials that the leader and the incumbent still lack on the task's seeds."""
+    if leading is None:
+        return ()
+    owned = {trial.seed for trial in trials if trial.candidate_id == leading and trial.scored}
+    held = {trial.seed for trial in incumbent.trials if trial.scored}
+    template = next(trial for trial in trials if trial.candidate_id == leading)
+    candidate = CandidateRecord(
+        candidate_id=leading, patch={}, recipe=template.recipe, changes=(), hypothesis="further seed"
+    )
+    more = []
+    for seed in runner.task.seeds:
+        for who, have in ((incumbent.as_candidate(), held), (candidate, owned)):
+            if seed not in have:
+                more.append(
+                    runner.plan_trial(who, iteration_id=iteration_id, seed=seed, parent_id=incumbent.trial_id)
+                )
+    return tuple(more)
+
+
+def with_trials(incumbent: Incumbent, trials: Iterable[TrialRecord]) -> Incumbent:
+    """Return the incumbent with further scored trials."""
+    fresh = tuple(trial for trial in trials if trial.scored)
+    return incumbent.model_copy(update={"trials": (*incumbent.trials, *fresh)})
+
+
+def settle(
+    first: Sequence[RulingRecord], second: Sequence[RulingRecord], leading: str | None
+) -> tuple[RulingRecord, ...]:
+    """Return the last word on every candidate: only the leader can be kept.
+
+    Another candidate that beat the incumbent on the first seed stays open: it was not
+    confirmed on further seeds, because the leader was.
+    """
+    later = {ruling.candidate_id: ruling for ruling in second}
+    final = []
+    for ruling in first:
+        last = later.get(ruling.candidate_id, ruling)
+        if last.verdict == "keep" and last.candidate_id != leading:
+            reason = f"{last.reason}; not promoted, because {leading} was ahead in the same bakeoff"
+            last = last.model_copy(update={"verdict": "inconclusive", "reason": reason})
+        final.append(last)
+    return tuple(final)
+
+
+def conclude(
+    *,
+    iteration_id: str,
+    started_at: str,
+    finished_at: str,
+    plan: Plan,
+    candidates: Sequence[CandidateRecord],
+    trials: Sequence[TrialRecord],
+    final: Sequence[RulingRecord],
+) -> IterationRecord:
+    """Return the iteration as one record, with its decision in one sentence."""
+    kept = next((ruling for ruling in final if ruling.verdict == "keep"), None)
+    return IterationRecord(
+        iteration_id=iteration_id,
+        started_at=started_at,
+        finished_at=finished_at,
+        wall_s=round(sum(trial.train_s + trial.eval_s for trial in trials), 3),
+        planner=plan.planner,
+        hypothesis=plan.hypothesis,
+        candidates=tuple(candidates),
+        trials=tuple(trials),
+        rulings=tuple(final),
+        promoted=kept.candidate_id if kept else None,
+        decision=_decision(kept, candidates, final),
+    )
+
+
+def promote(record: IterationRecord, incumbent: Incumbent) -> Incumbent:
+    """Return the incumbent after the iteration: the kept candidate, or the same as before."""
+    if record.promoted is None:
+        return incumbent
+    winner = next(c for c in record.candidates if c.candidate_id == record.promoted)
+    trials = tuple(trial for trial in record.trials_of(record.promoted) if trial.scored)
+    return incumbent.model_copy(
+        update={"recipe": winner.recipe, "trials": trials, "since": record.iteration_id}
+    )
+
+
+def describe_trial(trial: TrialRecord) -> str:
+    """Return one line on a trial for a person who watches."""
+    if not trial.scored:
+        return f"{trial.trial_id}: {trial.status}: {trial.error}"
+    return (
+        f"{trial.trial_id}: dev {_percent(trial.dev)}, selection {_percent(trial.selection)}, "
+        f"{trial.steps} steps, {trial.train_s:.0f} s training + {trial.eval_s:.0f} s scoring"
+    )
+
+
+def _rule_on(
+    runner: TrialRunner,
+    incumbent: Incumbent,
+    name: str,
+    trials: Sequence[TrialRecord],
+    guards: Guards,
+    level: float,
+) -> RulingRecord:
+    scored = [trial for trial in trials if trial.scored]
+    if not scored:
+        reason = f"no scores: {trials[0].error or 'the trial failed'}"
+        return RulingRecord(candidate_id=name, verdict="discard", reason=reason)
+    seeds = {trial.seed for trial in scored} & {trial.seed for trial in incumbent.trials if trial.scored}
+    base = Scores.from_rows(_rows(runner, incumbent.trials, seeds))
+    mine = Scores.from_rows(_rows(runner, scored, seeds))
+    held = [GuardRecord.model_validate(guard) for trial in scored for guard in guards.get(trial.trial_id, [])]
+    ruling = reach_verdict(
+        compare(base, mine, level=level),
+        minimum_gain=runner.task.minimum_gain,
+        guards=tuple(_guard(record) for record in held),
+    )
+    return _ruling_record(name, ruling, held)
+
+
+def _rows(runner: TrialRunner, trials: Iterable[TrialRecord], seeds: set[int]) -> list[Any]:
+    return [row for trial in trials if trial.seed in seeds for row in runner.scores(trial, "selection")]
+
+
+def _tried(guards: Guards, names: Sequence[str]) -> int:
+    """Count the candidates that were scored in the whole bakeoff, those of an earlier look included."""
+    return max(1, len({trial_id.split("-")[1] for trial_id in guards} | set(names)))
+
+
+def _ruling_record(name: str, ruling: Ruling, guards: Sequence[GuardRecord]) -> RulingRecord:
+    found = ruling.comparison
+    return RulingRecord.model_validate(
+        {
+            "candidate_id": name,
+            "verdict": ruling.verdict.value,
+            "reason": ruling.reason,
+            "gain": found.gain,
+            "low": found.low,
+            "high": found.high,
+            "level": found.level,
+            "n_items": found.n_items,
+            "n_seeds": found.n_seeds_candidate,
+            "base_mean": found.base_mean,
+            "candidate_mean": found.candidate_mean,
+            "p_value": found.p_value,
+            "guards": tuple(guards),
+        }
+    )
+
+
+def _guard_record(guard: Guard) -> GuardRecord:
+    return GuardRecord(name=guard.name, passed=guard.passed, detail=guard.detail)
+
+
+def _guard(record: GuardRecord) -> Guard:
+    return Guard(name=record.name, base=None, candidate=None, passed=record.passed, detail=record.detail)
+
+
+def _decision(
+    kept: RulingRecord | None, candidates: Sequence[CandidateRecord], final: Sequence[RulingRecord]
+) -> str:
+    if kept is not None:
+        winner = next(c for c in candidates if c.candidate_id == kept.candidate_id)
+        return f"Keep {kept.candidate_id} ({', '.join(winner.changes)}): {kept.reason}."
+    if not final:
+        reasons = "; ".join(f"{c.candidate_id}: {c.rejected}" for c in candidates if c.rejected)
+        return f"Keep the incumbent: no candidate could be trained ({reasons or 'none was proposed'})."
+    best = max(final, key=lambda ruling: -1.0 if ruling.gain is None else ruling.gain)
+    return (
+        f"Keep the incumbent: no candidate won by the rule; the nearest, {best.candidate_id}: {best.reason}."
+    )
+
+
+def _percent(score: float | None) -> str:
+    return "unknown" if score is None else f"{100 * score:.1f}%"
+
+
+__all__ = [
+    "INCUMBENT",
+    "conclude",
+    "describe_trial",
+    "further_seeds",
+    "leader",
+    "probe_guards",
+    "promote",
+    "rule_on_candidates",
+    "settle",
+    "with_trials",
+]
