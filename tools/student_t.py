@@ -7,12 +7,14 @@ functions would cost more than the whole of `tools`.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Final
 
 __all__ = ["t_quantile", "two_sided_p"]
 
 _TINY: Final = 1e-300
 _PRECISION: Final = 1e-15
+_STEP: Final = 1e-13
 
 
 def two_sided_p(statistic: float, degrees_of_freedom: float) -> float:
@@ -40,16 +42,21 @@ def t_quantile(level: float, degrees_of_freedom: float) -> float:
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level!r}; allowed: above 0 and below 1")
     tail = 1.0 - level
-    low, high = 0.0, 1.0
-    while two_sided_p(high, degrees_of_freedom) > tail:
-        low, high = high, high * 2.0
-    # Bisection to the last bit: some sixty steps, and none can overshoot.
-    while low < (middle := (low + high) / 2.0) < high:
-        if two_sided_p(middle, degrees_of_freedom) > tail:
-            low = middle
-        else:
-            high = middle
-    return high
+    # The tail probability is convex in t and the normal's quantile lies below Student's, so
+    # Newton's steps climb from there and cannot overshoot.
+    quantile = -NormalDist().inv_cdf(tail / 2.0)
+    while (over := two_sided_p(quantile, degrees_of_freedom) - tail) > 0.0:
+        step = over / (2.0 * _density(quantile, degrees_of_freedom))
+        if step <= _STEP * quantile:
+            break
+        quantile += step
+    return quantile
+
+
+def _density(statistic: float, degrees_of_freedom: float) -> float:
+    half = degrees_of_freedom / 2
+    log_front = math.lgamma(half + 0.5) - math.lgamma(half) - math.log(degrees_of_freedom * math.pi) / 2
+    return math.exp(log_front - (half + 0.5) * math.log1p(statistic * statistic / degrees_of_freedom))
 
 
 def _incomplete_beta(a: float, b: float, x: float, complement: float) -> float:
