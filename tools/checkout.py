@@ -85,6 +85,8 @@ class Repo:
         wanted = f"{trailer}: {value}"
         output = git_text(
             self.root,
+            # The user may have configured other separators; compose_message writes a colon.
+            *("-c", "trailer.separators=:"),
             *("log", "--no-show-signature", "--fixed-strings", f"--grep={wanted}"),
             f"--format=%H%x1f%(trailers:key={trailer},valueonly,unfold,separator=%x1f)%x1e",
             *("--end-of-options", f"refs/heads/{branch}"),
@@ -125,6 +127,8 @@ def find_repo(path: str | Path) -> Repo:
             commit yet, git refuses to read it, or git is not installed.
     """
     folder = Path(path).expanduser().resolve()
+    if not str(folder).isprintable():
+        raise RepoError(f"{str(folder)!r} holds characters that git prints escaped; rename the folder")
     if not folder.is_dir():
         raise RepoError(f"{folder} is not a folder; give the workspace's folder")
     output = run_git(folder, "rev-parse", "--is-bare-repository", "--is-inside-work-tree")

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tools.clock import Clock
 from tools.errors import JournalError
 from tools.files import append_line, locked
+from tools.journal_log import RESERVED_NAMES, STEP_EVENTS, JournalEvent, JournalLog
 
 __all__ = ["Journal", "JournalEvent"]
 
-logger = logging.getLogger(__name__)
-
-_NAMES = ("seq", "at", "event", "step", "key")
-_STEP_EVENTS = ("start", "done", "failed", "interrupted")
 _ERROR_CHARACTERS = 2000
-
-
-@dataclass(frozen=True)
-class JournalEvent:
-    """One line of the journal."""
-
-    seq: int
-    at: str
-    event: str
-    key: str
-    step: str | None
-    data: Mapping[str, Any]
 
 
 class Journal:
@@ -51,14 +32,13 @@ class Journal:
     def __init__(self, path: str | Path, *, clock: Clock) -> None:
         self.path = Path(path)
         self._clock = clock
-        self._forget()
+        self._log = JournalLog(self.path)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """A sentence for each line that could not be read."""
-        self._refresh()
-        torn = (f"{self.path}: the last line is torn",) if self._tail.strip() else ()
-        return (*self._problems, *torn)
+        self._log.refresh()
+        return self._log.problems
 
     def events(self) -> tuple[JournalEvent, ...]:
         """Return all events, oldest first.
@@ -66,8 +46,8 @@ class Journal:
         Raises:
             JournalError: the log contradicts itself.
         """
-        self._refresh()
-        return tuple(self._events)
+        self._log.refresh()
+        return tuple(self._log.events)
 
     def tail(self, n: int) -> tuple[JournalEvent, ...]:
         """Return the last n events, oldest first."""
@@ -84,30 +64,30 @@ class Journal:
         Raises:
             JournalError: event is one that only `run_step` and `settle` write, or data is not JSON.
         """
-        if event in _STEP_EVENTS:
+        if event in STEP_EVENTS:
             raise JournalError(f"event {event!r} belongs to steps; use run_step or settle to write it")
         return self._write(event, key, step, data)
 
     def is_done(self, step: str, key: str) -> bool:
         """Return whether the step has finished."""
-        self._refresh()
-        return (step, key) in self._done
+        self._log.refresh()
+        return (step, key) in self._log.results
 
     def done(self, step: str, key: str) -> Any:
         """Return the recorded result of a finished step, or None when it has not finished."""
-        self._refresh()
+        self._log.refresh()
         # Decoded afresh, so that a caller who changes its copy does not change the record.
-        return json.loads(self._done.get((step, key), "null"))
+        return json.loads(self._log.results.get((step, key), "null"))
 
     def attempts(self, step: str, key: str) -> int:
         """Return how often the step was started."""
-        self._refresh()
-        return self._starts.get((step, key), 0)
+        self._log.refresh()
+        return self._log.starts.get((step, key), 0)
 
     def failures(self, step: str, key: str) -> tuple[str, ...]:
         """Return the error texts of the step's failed attempts, oldest first."""
-        self._refresh()
-        return tuple(self._failures.get((step, key), ()))
+        self._log.refresh()
+        return tuple(self._log.failures.get((step, key), ()))
 
     def run_step(
         self,
@@ -212,109 +192,25 @@ class Journal:
             err.add_note(f"the journal {self.path} could not record this: {problem}")
 
     def _write(self, event: str, key: str, step: str | None, data: Mapping[str, Any]) -> JournalEvent:
-        taken = sorted(set(data) & set(_NAMES))
+        taken = sorted(set(data) & set(RESERVED_NAMES))
         if taken:
-            raise JournalError(f"event {event!r} of {key} uses reserved names {taken}; reserved are {_NAMES}")
+            raise JournalError(
+                f"event {event!r} of {key} uses reserved names {taken}; reserved are {RESERVED_NAMES}"
+            )
         with locked(self.path.with_name(self.path.name + ".lock")):
-            self._refresh()
-            seq = self._events[-1].seq + 1 if self._events else 1
+            self._log.refresh()
+            seq = self._log.events[-1].seq + 1 if self._log.events else 1
             head = {"seq": seq, "at": self._clock(), "event": event, "step": step, "key": key}
             try:
                 line = json.dumps({**head, **data}, allow_nan=False)
             except (TypeError, ValueError) as err:
                 raise JournalError(f"event {event!r} of {key} is not JSON: {err}") from err
             append_line(self.path, line)
-            self._refresh()
-        written = self._events[-1]
+            self._log.refresh()
+        written = self._log.events[-1]
         if written.seq != seq:
             raise JournalError(f"{self.path} did not keep event {seq}; it ends with {written.seq}")
         return written
-
-    def _forget(self) -> None:
-        self._identity: tuple[int, int] | None = None
-        self._offset = 0
-        self._tail = b""
-        self._line = 1
-        self._events: list[JournalEvent] = []
-        self._problems: list[str] = []
-        self._starts: dict[tuple[str, str], int] = {}
-        self._done: dict[tuple[str, str], str] = {}
-        self._failures: dict[tuple[str, str], list[str]] = {}
-
-    def _refresh(self) -> None:
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            self._forget()
-            return
-        with file:
-            status = os.fstat(file.fileno())
-            identity = (status.st_dev, status.st_ino)
-            if identity != self._identity or status.st_size < self._offset:
-                self._forget()
-                self._identity = identity
-            if status.st_size == self._offset:
-                return
-            file.seek(self._offset)
-            block = file.read()
-        self._offset += len(block)
-        *lines, self._tail = (self._tail + block).split(b"\n")
-        for raw in lines:
-            self._take_line(raw)
-            self._line += 1
-        if self._tail and _decode(self._tail) is not None:
-            # Only the newline is missing: the event was written, and the next append,
-            # which adds the newline, must not be what makes it true.
-            self._take_line(self._tail)
-            self._tail = b""
-
-    def _take_line(self, raw: bytes) -> None:
-        if not raw.strip():
-            return
-        event = _decode(raw)
-        if event is None:
-            self._problems.append(f"{self.path}:{self._line}: not an event; the line is torn or damaged")
-            logger.warning("%s", self._problems[-1])
-            return
-        if self._events and event.seq <= self._events[-1].seq:
-            self._contradiction(event, f"follows event {self._events[-1].seq}")
-        if event.step is not None and event.event in _STEP_EVENTS:
-            self._take_step(event, (event.step, event.key))
-        self._events.append(event)
-
-    def _take_step(self, event: JournalEvent, place: tuple[str, str]) -> None:
-        if place in self._done:
-            self._contradiction(event, "comes after the step was done")
-        if event.event == "start":
-            self._starts[place] = self._starts.get(place, 0) + 1
-        elif place not in self._starts and not event.data.get("settled") and not self._problems:
-            self._contradiction(event, "has no start before it")
-        if event.event == "done":
-            if "result" not in event.data:
-                self._contradiction(event, "holds no result")
-            self._done[place] = json.dumps(event.data["result"])
-        elif event.event == "failed":
-            self._failures.setdefault(place, []).append(str(event.data.get("error")))
-
-    def _contradiction(self, event: JournalEvent, what: str) -> None:
-        place = f"{event.event} {event.step or ''} {event.key}".replace("  ", " ")
-        text = f"{self.path}:{self._line}: event {event.seq} ({place}) {what}"
-        self._forget()
-        raise JournalError(f"{text}; the log contradicts itself: move it away to begin anew, or restore it")
-
-
-def _decode(raw: bytes) -> JournalEvent | None:
-    try:
-        row = json.loads(raw.decode("utf-8"))
-        head = {name: row.pop(name) for name in _NAMES}
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
-    texts = (head["at"], head["event"], head["key"])
-    if type(head["seq"]) is not int or not all(isinstance(text, str) for text in texts):
-        return None
-    if not isinstance(head["step"], str | None):
-        return None
-    return JournalEvent(**head, data=MappingProxyType(row))
 
 
 def _encode_result(step: str, key: str, result: Any) -> str:

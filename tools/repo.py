@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tools.checkout import Repo, find_repo
 from tools.errors import RepoError
+from tools.files import write_text_atomic
 from tools.gitcommand import git_text, run_git
 from tools.workspace import Workspace
 from tools.worktree import ITERATION_TRAILER, Worktree, clear_stale_locks, hold_worktree
@@ -19,7 +20,8 @@ __all__ = ["ITERATION_TRAILER", "Repo", "Worktree", "ensure_worktree", "find_rep
 
 logger = logging.getLogger(__name__)
 
-_NO_COMMIT = "0" * 40
+# What update-ref takes for "there is no such branch yet", whatever the repository's hash.
+_NO_COMMIT = ""
 
 
 def open_worktree(workspace: Workspace, branch: str) -> Worktree:
@@ -82,7 +84,7 @@ def _hide_from_status(repo: Repo, top: Path) -> None:
     if folder.is_relative_to(repo.root.resolve()) and not repo.is_ignored(top.resolve()):
         if folder in (repo.root.resolve(), (repo.root / repo.subfolder).resolve()):
             raise RepoError(f"git does not ignore {top}; put the worktree below .bakehouse, or ignore it")
-        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        write_text_atomic(folder / ".gitignore", "*\n")
 
 
 def _is_usable(repo: Repo, top: Path) -> bool:
@@ -101,6 +103,7 @@ def _is_usable(repo: Repo, top: Path) -> bool:
         # A repository that was moved: git can mend the links between the two.
         run_git(repo.root, "worktree", "repair", str(top))
     if _knows_its_repo(repo, top):
+        _mend_index(top)
         return True
     _move_aside(top)
     return False
@@ -169,7 +172,11 @@ def _settle(repo: Repo, top: Path, branch: str) -> None:
 
 
 def _has_index(top: Path) -> bool:
-    return Path(git_text(top, "rev-parse", "--path-format=absolute", "--git-path", "index")).exists()
+    return _index_file(top).exists()
+
+
+def _index_file(top: Path) -> Path:
+    return Path(git_text(top, "rev-parse", "--path-format=absolute", "--git-path", "index"))
 
 
 def _throw_away(top: Path) -> None:
@@ -190,6 +197,15 @@ def _move_aside(top: Path) -> None:
     aside = _free_name(top, "lost")
     logger.warning("%s is no worktree any more; its files are kept in %s", top, aside)
     top.rename(aside)
+
+
+def _mend_index(top: Path) -> None:
+    output = run_git(top, "ls-files", "--error-unmatch", "--", ".git")
+    # The one complaint of a readable index is that it has no such file.
+    if "did not match" not in output.stderr:
+        logger.warning("the index of %s is unreadable and is made anew: %s", top, output.complaint)
+        _index_file(top).unlink(missing_ok=True)
+        git_text(top, "reset", "--quiet")
 
 
 def _free_name(top: Path, why: str) -> Path:

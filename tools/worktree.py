@@ -24,7 +24,6 @@ ITERATION_TRAILER = "Bakehouse-Iteration"
 """Trailer whose value names what a commit is for; one commit of a branch carries each value."""
 
 _WAIT_S = 60.0
-_HOOKS_S = 900.0
 _REF_LOCK_S = 10.0
 _FALLBACK_NAME, _FALLBACK_EMAIL = "bakehouse", "bakehouse@localhost"
 
@@ -80,6 +79,7 @@ class Worktree:
         body: str = "",
         trailers: Mapping[str, str] | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        hooks_timeout_s: float = 900.0,
     ) -> str:
         """Commit the listed paths, and nothing else, and return the commit's id.
 
@@ -93,6 +93,7 @@ class Worktree:
             body: Paragraphs below it.
             trailers: Its last lines; `Bakehouse-Iteration` names what the commit is for.
             max_bytes: Largest file that is taken; model weights never belong in git.
+            hooks_timeout_s: After that time git, its hooks and its signing program are killed.
         Raises:
             RepoError: a path is refused, a file holds a secret or is too large, git ignores
                 it, nothing changed, a hook or signing refused, or git failed.
@@ -110,10 +111,13 @@ class Worktree:
             check_message(message)
             try:
                 self._stage(files)
-                return self._commit_index(message, descriptor)
+                sha = self._commit_index(message, descriptor, hooks_timeout_s)
             finally:
                 # Of a refused commit nothing stays staged; after a good one this changes nothing.
+                clear_stale_locks(self.repo, self.top, self.branch)
                 run_git(self.top, "reset", "--quiet")
+            self._check_trailer(sha, trailers)
+            return sha
 
     def discard_changes(self) -> None:
         """Bring every file back to the branch's newest commit and delete the untracked ones."""
@@ -130,6 +134,15 @@ class Worktree:
     def _already_committed(self, trailers: Mapping[str, str]) -> str | None:
         name = trailers.get(ITERATION_TRAILER)
         return None if name is None else self.find_commit(ITERATION_TRAILER, name)
+
+    def _check_trailer(self, sha: str, trailers: Mapping[str, str]) -> None:
+        if ITERATION_TRAILER in trailers and self._already_committed(trailers) is None:
+            logger.warning(
+                "a hook rewrote the message of %s, and %s is no trailer of it any more: "
+                "a run that is killed now would commit it again",
+                sha,
+                ITERATION_TRAILER,
+            )
 
     def _check_branch(self) -> None:
         name = git_text(self.top, "rev-parse", "--symbolic-full-name", "HEAD")
@@ -149,7 +162,7 @@ class Worktree:
         if not names <= set(files):
             raise RepoError(f"git staged files that are not listed: {sorted(names - set(files))}")
 
-    def _commit_index(self, message: str, descriptor: int) -> str:
+    def _commit_index(self, message: str, descriptor: int, timeout_s: float) -> str:
         before = self.head
         output = run_git(
             self.top,
@@ -157,7 +170,7 @@ class Worktree:
             stdin=message.encode("utf-8"),
             env=_missing_identity(self.top),
             keep_open=descriptor,
-            timeout_s=_HOOKS_S,
+            timeout_s=timeout_s,
         )
         after = self.head
         if after == before:
@@ -181,25 +194,27 @@ def hold_worktree(top: Path) -> Iterator[int]:
 def clear_stale_locks(repo: Repo, top: Path, branch: str) -> None:
     """Remove the lock files of a git that was killed in the worktree; call it under `hold_worktree`."""
     own = Path(git_text(top, "rev-parse", "--absolute-git-dir"))
-    for path in (own / "index.lock", own / "HEAD.lock"):
-        if path.exists():
-            logger.warning("removing %s, left by a git that was killed", path)
-            path.unlink(missing_ok=True)
+    for name in ("index.lock", "HEAD.lock"):
+        _remove_lock(own / name)
     shared = repo.git_dir / "refs" / "heads" / f"{branch}.lock"
-    # The user's git can hold this one, but for milliseconds only.
-    while (age_s := _age_s(shared)) is not None:
-        if age_s >= _REF_LOCK_S:
-            logger.warning("removing %s, left by a git that was killed", shared)
-            shared.unlink(missing_ok=True)
-        else:
-            time.sleep(0.1)
+    # The user's git may hold this one as well, but for milliseconds only.
+    deadline = time.monotonic() + _REF_LOCK_S
+    while _is_young(shared) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    _remove_lock(shared)
 
 
-def _age_s(path: Path) -> float | None:
+def _remove_lock(path: Path) -> None:
+    if path.exists():
+        logger.warning("removing %s, left by a git that was killed", path)
+        path.unlink(missing_ok=True)
+
+
+def _is_young(path: Path) -> bool:
     try:
-        return max(0.0, time.time() - path.stat().st_mtime)
+        return time.time() - path.stat().st_mtime < _REF_LOCK_S
     except FileNotFoundError:
-        return None
+        return False
 
 
 def _missing_identity(top: Path) -> dict[str, str]:
