@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,11 +17,22 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Literal, Self
 
-__all__ = ["Child", "ChildEnd", "child_environment", "is_alive", "started_at", "tail", "watch"]
+__all__ = [
+    "Child",
+    "ChildEnd",
+    "child_environment",
+    "is_alive",
+    "run_stop_command",
+    "started_at",
+    "tail",
+    "termination_as_exit",
+    "watch",
+]
 
 GRACE_S: Final = 30.0
 """Seconds between the request to end and the kill: long enough to save a checkpoint."""
 
+_LOG = logging.getLogger(__name__)
 _SLICE_S: Final = 0.5
 _CLOCK_SLACK_S: Final = 5.0
 
@@ -42,8 +55,15 @@ class Child:
     running behind.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, log_path: Path) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        lifeline: int,
+        log_path: Path,
+        stop_argv: Sequence[str] | None = None,
+    ) -> None:
         self._process = process
+        self._stop_argv = stop_argv
         self._lifeline: int | None = lifeline
         self.log_path = log_path
 
@@ -57,6 +77,7 @@ class Child:
         cwd: Path | None = None,
         keep_fds: Sequence[int] = (),
         heartbeat: Path | None = None,
+        stop_argv: Sequence[str] | None = None,
         grace_s: float = GRACE_S,
     ) -> Child:
         """Start argv.
@@ -68,6 +89,8 @@ class Child:
             cwd: Folder to start in.
             keep_fds: Open files that the command holds on to, a lock for instance.
             heartbeat: sft-progress file that the guard closes truthfully when this process dies.
+            stop_argv: A command that ends what signals to the group do not reach; it is run
+                first whenever argv has to be ended, here or by the guard.
             grace_s: What an orphaned command gets between the request to end and the kill.
         """
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +100,8 @@ class Child:
             guard += ["--keep", str(descriptor)]
         if heartbeat is not None:
             guard += ["--heartbeat", str(heartbeat)]
+        if stop_argv is not None:
+            guard += ["--stop", json.dumps(list(stop_argv))]
         try:
             with log_path.open("ab") as log:
                 process = subprocess.Popen(
@@ -94,7 +119,7 @@ class Child:
             raise
         finally:
             os.close(reader)
-        return cls(process, writer, log_path)
+        return cls(process, writer, log_path, stop_argv)
 
     @property
     def pid(self) -> int:
@@ -115,6 +140,8 @@ class Child:
     def stop(self, grace_s: float = GRACE_S) -> int:
         """Ask the whole group to end, kill it after grace_s, and return the exit code."""
         try:
+            if self._stop_argv is not None and self._process.poll() is None:
+                run_stop_command(self._stop_argv, self.log_path)
             self._signal(signal.SIGTERM)
             self.wait(grace_s)
         finally:
@@ -183,6 +210,18 @@ def watch(
         else:
             child.wait(pause)
     return ChildEnd(code, "exited", clock() - began)
+
+
+def run_stop_command(argv: Sequence[str], log_path: Path | None, *, limit_s: float = 90.0) -> None:
+    """Run a stop command, its output in the log; its failure is logged and no more."""
+    try:
+        with contextlib.ExitStack() as stack:
+            log = None if log_path is None else stack.enter_context(log_path.open("ab"))
+            subprocess.run(
+                list(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=limit_s, check=True
+            )
+    except (OSError, subprocess.SubprocessError) as err:
+        _LOG.warning("the command that ends the trainer failed; it may still run: %s", err)
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

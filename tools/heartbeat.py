@@ -67,6 +67,7 @@ class Heartbeat:
             "pid_started": started_at(os.getpid()),
         }
         self._complained = False
+        self._last: dict[str, Any] = {}
         self.path: Path | None = self._claim(folder, f"sft-progress-{mode}-{began:%Y%m%dT%H%M%S}")
 
     def _claim(self, folder: Path, stem: str) -> Path | None:
@@ -109,10 +110,12 @@ class Heartbeat:
         }
 
     def _write(self, status: Status, latest: int, iters: Sequence[int], **extra: Any) -> None:
-        if self.path is None:
+        payload = self._payload(status, latest, iters, **extra)
+        if self.path is None or payload == self._last:
             return
+        self._last = payload
         try:
-            write_json_atomic(self.path, self._payload(status, latest, iters, **extra), indent=None)
+            write_json_atomic(self.path, payload, indent=None)
         except OSError as err:
             self._complain(err)
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from tools.child import run_stop_command
+from tools.heartbeat import close_orphan
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     while command.poll() is None:
         ready, _, _ = select.select([options.fd, bell], [], [])
         if options.fd in ready:
-            return _end_orphan(command, options.grace, options.heartbeat)
+            return _end_orphan(command, options)
         with contextlib.suppress(BlockingIOError):
             os.read(bell, 512)
     return _shell_code(command.returncode)
@@ -47,6 +51,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--grace", type=float, default=30.0)
     parser.add_argument("--keep", type=int, action="append", default=[])
     parser.add_argument("--heartbeat", type=Path, default=None)
+    parser.add_argument("--stop", type=json.loads, default=None)
     # Split here and not by argparse, whose reading of a second `--` differs between versions.
     split = argv.index("--") if "--" in argv else len(argv)
     options = parser.parse_args(argv[:split])
@@ -60,15 +65,15 @@ def _heard(*_: object) -> None:
     """Do nothing: the wake-up pipe has what matters."""
 
 
-def _end_orphan(command: subprocess.Popen[bytes], grace_s: float, heartbeat: Path | None) -> int:
+def _end_orphan(command: subprocess.Popen[bytes], options: argparse.Namespace) -> int:
     sys.stderr.write("the process that started this run is gone; ending the run\n")
+    if options.stop is not None:
+        run_stop_command(options.stop, None)
     os.killpg(os.getpgrp(), signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        command.wait(grace_s)
-    if heartbeat is not None:
-        from tools.heartbeat import close_orphan
-
-        close_orphan(heartbeat)
+        command.wait(options.grace)
+    if options.heartbeat is not None:
+        close_orphan(options.heartbeat)
     if command.poll() is None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
     return _shell_code(command.wait())

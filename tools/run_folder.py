@@ -117,8 +117,8 @@ def _identity(recipe: TrainRecipe, mode: Mode) -> dict[str, Any]:
 
 def _continues(folder: Path, identity: dict[str, Any]) -> bool:
     """Return whether folder is free, or holds the cut-short beginning of this same run."""
-    if not poll_run_progress(folder)[1] and not (folder / TRACKER).exists():
-        return True
+    if not (folder / IDENTITY).exists():
+        return not poll_run_progress(folder)[1] and not (folder / TRACKER).exists()
     try:
         found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
     except (OSError, ValueError):

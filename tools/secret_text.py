@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["find_secret"]
+__all__ = ["find_secret", "is_secret_name"]
 
 _VALUE: Final = re.compile(
     r"sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
@@ -31,14 +31,15 @@ def find_secret(argv: Sequence[str]) -> str | None:
         name, equals, value = part.partition("=")
         if _VALUE.search(part):
             return f"argv[{number}]"
-        if equals and value and _is_name(name):
+        if equals and value and is_secret_name(name):
             return f"argv[{number}], the value of {name[:40]!r},"
-        if not equals and part.startswith("-") and _is_name(part) and _has_value(argv, number):
+        if not equals and part.startswith("-") and is_secret_name(part) and _has_value(argv, number):
             return f"argv[{number + 1}], the value of {part[:40]!r},"
     return None
 
 
-def _is_name(text: str) -> bool:
+def is_secret_name(text: str) -> bool:
+    """Return whether a flag or variable of this name is given a secret: HF_TOKEN, --api-key."""
     return bool(_NAME.fullmatch(text) or _TOKEN_FLAG.fullmatch(text))
 
 

@@ -14,6 +14,7 @@ from tools.child import Child, tail, termination_as_exit, watch
 from tools.errors import LockHeldError, RecipeError, TrainError
 from tools.heartbeat import Heartbeat, progress_dir
 from tools.lanes import Lane, LaunchPlan, get_lane
+from tools.lanes.lane import count_rows
 from tools.lanes.local import explain_end
 from tools.poll import TRACKER, poll_run_progress, read_tracker
 from tools.recipe import MODE_FULL, MODE_SMOKE, Mode, TrainRecipe
@@ -162,6 +163,7 @@ class _Watched:
                 env=plan.env,
                 keep_fds=(lock,),
                 heartbeat=self._beat.path,
+                stop_argv=plan.stop_argv,
             ) as child,
         ):
             self.look(tell=False)
@@ -264,7 +266,7 @@ def _check(recipe: TrainRecipe, mode: str, poll_interval: float) -> tuple[TrainR
     if not poll_interval >= 0:
         raise TrainError(f"poll_interval is {poll_interval}; it must be >= 0 (0 polls only at the end)")
     resolved = recipe.resolve(Path.cwd())
-    return resolved, resolved.total_steps(_count_rows(resolved), _mode(mode))
+    return resolved, resolved.total_steps(count_rows(resolved), _mode(mode))
 
 
 def _mode(mode: str) -> Mode:
@@ -273,13 +275,6 @@ def _mode(mode: str) -> Mode:
     if mode == MODE_SMOKE:
         return MODE_SMOKE
     raise TrainError(f"mode is {mode!r}; allowed: 'smoke', 'full'")
-
-
-def _count_rows(recipe: TrainRecipe) -> int:
-    if recipe.epochs is None:
-        return 0
-    with Path(recipe.dataset_jsonl).open("rb") as file:
-        return sum(1 for line in file if line.strip())
 
 
 def _lock_path(run_dir: Path) -> Path:

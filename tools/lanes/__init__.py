@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from tools.errors import TrainError
 from tools.lanes.lane import Lane, LaunchPlan, Outcome
 from tools.lanes.local import LocalLane, run_engine
+from tools.lanes.nemo import NemoLane
+from tools.lanes.unsloth import UnslothLane
 
-__all__ = ["Lane", "LaunchPlan", "LocalLane", "Outcome", "get_lane", "run_engine"]
+__all__ = ["Lane", "LaunchPlan", "LocalLane", "NemoLane", "Outcome", "UnslothLane", "get_lane", "run_engine"]
+
+_LANES: Final[dict[str, Callable[[], Lane]]] = {
+    "local": LocalLane,
+    "nemo": NemoLane,
+    "unsloth": UnslothLane,
+}
 
 
 def get_lane(name: str) -> Lane:
@@ -15,8 +26,8 @@ def get_lane(name: str) -> Lane:
     Raises:
         TrainError: no such lane, or one that this version does not run.
     """
-    if name == "local":
-        return LocalLane()
     if name == "ray":
-        raise TrainError("backend 'ray' is not in this version; use 'local', 'nemo' or 'unsloth'")
-    raise TrainError(f"backend is {name!r}; allowed: 'local', 'nemo', 'unsloth', 'ray'")
+        raise TrainError("the ray lane is not in this version; use backend 'local', 'nemo' or 'unsloth'")
+    if name not in _LANES:
+        raise TrainError(f"backend is {name!r}; allowed: {sorted(_LANES)}")
+    return _LANES[name]()

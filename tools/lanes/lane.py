@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tools.recipe import Mode, TrainRecipe
 
-__all__ = ["Lane", "LaunchPlan", "Outcome"]
+__all__ = ["Lane", "LaunchPlan", "Outcome", "count_rows"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,9 @@ class Lane(Protocol):
     def outcome(self, run_dir: Path) -> Outcome | None:
         """Return the trainer's own account of the run just ended, None where it leaves none."""
         ...
+
+
+def count_rows(recipe: TrainRecipe) -> int:
+    """Return how many rows the recipe's dataset holds, without reading them as JSON."""
+    with Path(recipe.dataset_jsonl).open("rb") as file:
+        return sum(1 for line in file if line.strip())
