@@ -1,0 +1,178 @@
+"""Attention inside each document of a packed stream.
+
+A stream holds many documents end to end, [1, N] tokens and no padding. Every other part of a
+decoder treats tokens alone; attention is where documents could see each other. Here queries,
+keys and values are regrouped per document, attended causally and scattered back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+
+from tools.errors import ModelError
+
+__all__ = ["PACKED_ATTENTION", "PackedDocuments", "pack_documents", "register_packed_attention"]
+
+PACKED_ATTENTION: Final = "bakehouse_packed"
+
+# Documents share a bucket while its padding stays below this share of its longest document.
+_BUCKET_SLACK: Final = 0.25
+# Keyword arguments by which transformers asks for attention that this function does not do.
+_UNSUPPORTED: Final = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Documents of like length that are attended in one right-padded batch."""
+
+    n_documents: int
+    width: int
+
+
+@dataclass(frozen=True)
+class PackedDocuments:
+    """Where each token of a stream lies in the padded buckets; computed once a batch."""
+
+    buckets: tuple[Bucket, ...]
+    slot_N: torch.Tensor
+    """Place of token i of the stream in the padded buckets laid end to end."""
+    n_slots: int
+    is_identity: bool
+    """No padding and no reordering: the stream is the padded layout already."""
+
+
+def pack_documents(lengths: Sequence[int], device: torch.device | str = "cpu") -> PackedDocuments:
+    """Group documents, given by their lengths in stream order, into padded buckets."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    slots = torch.empty(starts[-1], dtype=torch.long)
+    buckets: list[Bucket] = []
+    offset = 0
+    while order:
+        width = lengths[order[0]]
+        members = [i for i in order if lengths[i] >= width * (1 - _BUCKET_SLACK)]
+        order = order[len(members) :]
+        for row, i in enumerate(sorted(members)):
+            first = offset + row * width
+            slots[starts[i] : starts[i + 1]] = torch.arange(first, first + lengths[i])
+        buckets.append(Bucket(len(members), width))
+        offset += len(members) * width
+    identity = offset == len(slots) and bool((slots == torch.arange(offset)).all())
+    return PackedDocuments(tuple(buckets), slots.to(device), offset, identity)
+
+
+class _Pad(torch.autograd.Function):
+    """Spread stream tokens over the padded layout, zeros elsewhere.
+
+    Zeros, not copies of a token: a non-finite value of one document must not reach another
+    through padding that is multiplied by a weight of zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_N: torch.Tensor, slot_N: torch.Tensor, n_slots: int) -> torch.Tensor:
+        ctx.save_for_backward(slot_N)
+        return x_N.new_zeros((n_slots, *x_N.shape[1:])).index_copy_(0, slot_N, x_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (slot_N,) = ctx.saved_tensors
+        return grads[0].index_select(0, slot_N), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Take the stream tokens back out of the padded layout."""
+
+    @staticmethod
+    def forward(ctx: Any, x_P: torch.Tensor, slot_N: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slot_N)
+        ctx.n_slots = x_P.shape[0]
+        return x_P.index_select(0, slot_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (slot_N,) = ctx.saved_tensors
+        grad = grads[0]
+        return grad.new_zeros((ctx.n_slots, *grad.shape[1:])).index_copy_(0, slot_N, grad), None
+
+
+# torch leaves `apply` untyped.
+_pad: Any = _Pad.apply
+_unpad: Any = _Unpad.apply
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    documents: PackedDocuments | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend inside each document of a [1, H, N, D] stream; the signature is transformers' own."""
+    _refuse_special(module, attention_mask, dropout, documents, kwargs)
+    assert documents is not None
+    # [1, H, N, D] -> [N, H, D]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if not documents.is_identity:
+        q, k, v = (_pad(x, documents.slot_N, documents.n_slots) for x in (q, k, v))
+    out = _attend(q, k, v, documents.buckets, scaling)
+    if not documents.is_identity:
+        out = _unpad(out, documents.slot_N)
+    return out.unsqueeze(0), None
+
+
+def _attend(
+    q_P: torch.Tensor,
+    k_P: torch.Tensor,
+    v_P: torch.Tensor,
+    buckets: tuple[Bucket, ...],
+    scaling: float | None,
+) -> torch.Tensor:
+    """Return [P, H, D]. Right padding and causality together keep padding from real queries."""
+    parts = []
+    offset = 0
+    for bucket in buckets:
+        size = bucket.n_documents * bucket.width
+        q, k, v = (
+            x.narrow(0, offset, size).view(bucket.n_documents, bucket.width, *x.shape[1:]).transpose(1, 2)
+            for x in (q_P, k_P, v_P)
+        )
+        grouped = q.shape[1] != k.shape[1]
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+        parts.append(out.transpose(1, 2).flatten(0, 1))
+        offset += size
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _refuse_special(
+    module: torch.nn.Module,
+    attention_mask: torch.Tensor | None,
+    dropout: float,
+    documents: PackedDocuments | None,
+    kwargs: dict[str, Any],
+) -> None:
+    special = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+    if special or dropout or attention_mask is not None or not getattr(module, "is_causal", True):
+        raise ModelError(
+            f"{type(module).__name__} asks for attention with {special or 'a mask or dropout'}; "
+            "packed training knows plain causal attention alone. Use a base with full attention"
+        )
+    if documents is None:
+        raise ModelError(f"{type(module).__name__} does not hand on the documents of the packed stream")
+
+
+def register_packed_attention() -> None:
+    """Make PACKED_ATTENTION known to transformers; harmless when done twice."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -1,0 +1,165 @@
+"""Rows as tokens, the order in which a member sees them, and streams of several members' rows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.chat import render
+from tools.dataset import Dataset, load_dataset
+from tools.engine.attention import PackedDocuments, pack_documents
+from tools.errors import DatasetError
+
+__all__ = ["EncodedRow", "RowEncoder", "Stream", "StreamPart", "lay_out", "rows_of_step"]
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One row's tokens, and which of them are learned."""
+
+    row_id: str
+    input_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+
+    @property
+    def n_supervised(self) -> int:
+        """Tokens to learn; the first of a row has nothing before it that could predict it."""
+        return sum(self.loss_mask[1:])
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """A dataset's rows in file order, and the digest of what they were made from."""
+
+    rows: tuple[EncodedRow, ...]
+    digest: str
+
+
+class RowEncoder:
+    """Encodes a dataset once for all members that share it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._datasets: dict[str, Dataset] = {}
+        self._encoded: dict[tuple[str, str | None], EncodedDataset] = {}
+
+    def encode(self, path: str, system_prompt: str | None) -> EncodedDataset:
+        """Return the rows of a file as tokens.
+
+        Raises:
+            DatasetError, ChatError: rows that cannot be read or rendered.
+        """
+        if path not in self._datasets:
+            self._datasets[path] = load_dataset(Path(path))
+        dataset = self._datasets[path]
+        key = (dataset.digest, system_prompt)
+        if key not in self._encoded:
+            rows = []
+            for row in dataset.rows:
+                rendered = render(self._tokenizer, row.messages, system_prompt=system_prompt)
+                rows.append(EncodedRow(row.id, tuple(rendered.input_ids), tuple(rendered.loss_mask)))
+            self._encoded[key] = EncodedDataset(tuple(rows), dataset.digest)
+        return self._encoded[key]
+
+
+def check_rows(rows: Sequence[EncodedRow], seq_length: int) -> None:
+    """Refuse rows that are too long or teach nothing.
+
+    Raises:
+        DatasetError: names the rows.
+    """
+    if not rows:
+        raise DatasetError("the training set holds no rows")
+    long = [f"{row.row_id} ({len(row.input_ids)})" for row in rows if len(row.input_ids) > seq_length]
+    if long:
+        raise DatasetError(
+            f"{len(long)} rows have more than seq_length={seq_length} tokens: {', '.join(long[:20])}; "
+            "raise seq_length or shorten them: a row is never cut"
+        )
+    mute = [row.row_id for row in rows if not row.n_supervised]
+    if mute:
+        raise DatasetError(f"{len(mute)} rows have no token to learn: {', '.join(mute[:20])}")
+
+
+def rows_of_step(n_rows: int, batch_size: int, seed: int, step: int) -> tuple[int, ...]:
+    """Return the row numbers of an optimizer step, counted from 0.
+
+    Every epoch is its own shuffle, a function of seed and epoch alone, so that the step is the
+    whole data cursor. The last batch of an epoch may be short.
+    """
+    epoch, turn = divmod(step, math.ceil(n_rows / batch_size))
+    draw = int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:7], "big")
+    generator = torch.Generator().manual_seed(draw)
+    order = torch.randperm(n_rows, generator=generator).tolist()
+    return tuple(order[turn * batch_size : (turn + 1) * batch_size])
+
+
+@dataclass(frozen=True)
+class StreamPart:
+    """One member's rows of a pass, and the weight of each of its supervised tokens."""
+
+    rows: tuple[EncodedRow, ...]
+    token_weight: float
+
+
+@dataclass(frozen=True)
+class PartPlace:
+    """Where a part lies: in the stream, and among the supervised positions."""
+
+    start: int
+    length: int
+    supervised_start: int
+    n_supervised: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The rows of all parts end to end, ready for one pass."""
+
+    input_ids_1_N: torch.Tensor
+    positions_1_N: torch.Tensor
+    documents: PackedDocuments
+    predicting_S: torch.Tensor
+    """Positions whose next token is supervised."""
+    targets_S: torch.Tensor
+    weights_S: torch.Tensor
+    places: tuple[PartPlace, ...]
+
+
+def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
+    """Lay the rows of all parts end to end: no padding, positions from 0 in each row."""
+    ids: list[int] = []
+    positions: list[int] = []
+    lengths: list[int] = []
+    predicting: list[int] = []
+    weights: list[float] = []
+    places: list[PartPlace] = []
+    for part in parts:
+        start, first = len(ids), len(predicting)
+        for row in part.rows:
+            offset = len(ids)
+            learned = [i for i, wanted in enumerate(row.loss_mask) if wanted and i > 0]
+            predicting.extend(offset + i - 1 for i in learned)
+            ids.extend(row.input_ids)
+            positions.extend(range(len(row.input_ids)))
+            lengths.append(len(row.input_ids))
+        n_supervised = len(predicting) - first
+        weights.extend([part.token_weight] * n_supervised)
+        places.append(PartPlace(start, len(ids) - start, first, n_supervised))
+    input_ids = torch.tensor(ids, dtype=torch.long, device=device)
+    predicting_S = torch.tensor(predicting, dtype=torch.long, device=device)
+    return Stream(
+        input_ids_1_N=input_ids[None],
+        positions_1_N=torch.tensor([positions], dtype=torch.long, device=device),
+        documents=pack_documents(lengths, device),
+        predicting_S=predicting_S,
+        targets_S=input_ids[predicting_S + 1],
+        weights_S=torch.tensor(weights, dtype=torch.float32, device=device),
+        places=tuple(places),
+    )

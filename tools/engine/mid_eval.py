@@ -1,0 +1,65 @@
+"""Scores of a member while it is being trained, on a few dev rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tools.chat import render_prompt
+from tools.dataset import load_dataset
+from tools.engine.base import LoadedBase
+from tools.engine.generation import generate_answers
+from tools.engine.member import Member, spread
+from tools.engine.spec import MidEval, ScorerChoice
+from tools.evaluation.scorers import Scorer, get_scorer
+from tools.rows import Row
+
+__all__ = ["MidEvaluator", "scorer_of"]
+
+
+class MidEvaluator:
+    """Answers the same rows, spread over the dev file, for every member and step."""
+
+    def __init__(self, base: LoadedBase, spec: MidEval, should_stop: Callable[[], bool]) -> None:
+        self._base = base
+        self._spec = spec
+        self._should_stop = should_stop
+        self._scorer = scorer_of(spec.scorer)
+        self._rows: Sequence[Row] = spread(load_dataset(Path(spec.rows)).rows, spec.n_items)
+        self._prompts: dict[str | None, list[tuple[int, ...]]] = {}
+
+    def evaluate(self, member: Member) -> None:
+        """Score the member's present weights and tell it.
+
+        Raises:
+            StoppedError: asked to stop; the member has no score of this step then.
+        """
+        started = time.perf_counter()
+        copy = self._base.stack.inference_copy(member.adapter, self._base.dtype)
+        answers = generate_answers(
+            self._base,
+            self._prompts_for(member.system_prompt),
+            adapter=copy,
+            max_new_tokens=self._spec.max_new_tokens,
+            batch_size=self._spec.batch_size,
+            should_stop=self._should_stop,
+        )
+        scores = [
+            self._scorer(row.expected, answer.text).score
+            for row, answer in zip(self._rows, answers, strict=True)
+        ]
+        member.note_score(sum(scores) / len(scores), len(scores), time.perf_counter() - started)
+
+    def _prompts_for(self, system_prompt: str | None) -> list[tuple[int, ...]]:
+        if system_prompt not in self._prompts:
+            self._prompts[system_prompt] = [
+                tuple(render_prompt(self._base.tokenizer, row.prompt, system_prompt=system_prompt))
+                for row in self._rows
+            ]
+        return self._prompts[system_prompt]
+
+
+def scorer_of(choice: ScorerChoice) -> Scorer:
+    """Return the scorer that a spec names."""
+    return get_scorer(choice.name, ignore=choice.ignore, scorer_file=choice.scorer_file)
