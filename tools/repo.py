@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tools.checkout import Repo, find_repo
 from tools.errors import RepoError
 from tools.files import write_text_atomic
 from tools.gitcommand import git_text, run_git
-from tools.workspace import Workspace
 from tools.worktree import ITERATION_TRAILER, Worktree, clear_stale_locks, hold_worktree
+
+if TYPE_CHECKING:
+    from tools.workspace import Workspace
 
 __all__ = ["ITERATION_TRAILER", "Repo", "Worktree", "ensure_worktree", "find_repo", "open_worktree"]
 
