@@ -14,8 +14,8 @@ import torch
 
 from tools.engine.attention import PACKED_ATTENTION, pack_documents, register_packed_attention
 from tools.engine.lora import AdapterStack
+from tools.engine.spec import DTYPES
 from tools.errors import ModelError
-from tools.recipe import DTYPES
 
 __all__ = ["LoadedBase", "default_device", "load_base"]
 

@@ -8,13 +8,12 @@ from typing import Any, Final
 
 import torch
 
-from tools.chat import render
+from tools.chat import stop_token_ids
 from tools.engine.base import LoadedBase
 from tools.engine.lora import Adapter, Span
-from tools.errors import BakehouseError, ChatError
-from tools.rows import Message
+from tools.errors import BakehouseError
 
-__all__ = ["Answer", "StoppedError", "generate_answers", "stop_token_ids"]
+__all__ = ["Answer", "StoppedError", "generate_answers", "stop_ids_of"]
 
 # Finished rows leave the batch once this share of it is idle: moving the cache costs a copy.
 _IDLE_SHARE: Final = 0.25
@@ -35,21 +34,12 @@ class Answer:
     """False when the token limit cut it off."""
 
 
-def stop_token_ids(base: LoadedBase) -> frozenset[int]:
+def stop_ids_of(base: LoadedBase) -> frozenset[int]:
     """Return the tokens that end an answer: the model's, the tokenizer's and the template's."""
     found = getattr(base.model.generation_config, "eos_token_id", None)
-    ids = set(found if isinstance(found, list) else [found]) | {base.tokenizer.eos_token_id}
-    turns = (Message("user", "hello"), Message("assistant", "hello"))
-    try:
-        rendered = render(base.tokenizer, turns)
-    except ChatError:
-        rendered = None  # a template that marks no end of turn: EOS alone ends an answer
-    if rendered is not None:
-        learned = [
-            token for token, wanted in zip(rendered.input_ids, rendered.loss_mask, strict=True) if wanted
-        ]
-        ids.add(learned[-1])
-    return frozenset(token for token in ids if token is not None)
+    ids = set(found if isinstance(found, list) else [found])
+    ids.discard(None)
+    return frozenset(ids) | frozenset(stop_token_ids(base.tokenizer))
 
 
 def generate_answers(
@@ -66,7 +56,7 @@ def generate_answers(
     Raises:
         StoppedError: should_stop said so between two batches.
     """
-    stops = stop_token_ids(base)
+    stops = stop_ids_of(base)
     # Prompts of like length share a batch, the longest first: memory peaks at the start.
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     answers: dict[int, Answer] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tools.errors import TrainError
-from tools.recipe import DTYPES, Mode, TrainRecipe
+from tools.recipe import Mode, TrainRecipe
 
 __all__ = [
     "AdapterRef",
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 KINDS: Final = ("train", "evaluate")
+DTYPES: Final = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
