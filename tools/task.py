@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tools.errors import TaskError
 from tools.files import digest_json
 from tools.patch_space import PatchSpace
-from tools.recipe import _unique_key_loader
+from tools.yaml_text import parse_yaml
 
 SPLITS: Final = ("train", "dev", "selection", "test")
 JUDGED_SPLITS: Final = ("dev", "selection", "test")
@@ -121,13 +121,11 @@ class Task(_Frozen):
         Raises:
             TaskError: missing, no YAML, an unknown key or a value outside its range.
         """
-        import yaml
-
         try:
-            data: Any = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_unique_key_loader())
+            data = parse_yaml(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as err:
             raise TaskError(f"no task at {path}; `bakehouse init` writes one") from err
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        except (OSError, ValueError) as err:
             raise TaskError(f"{path} cannot be read as YAML: {err}") from err
         try:
             return cls.model_validate(data)

@@ -12,7 +12,8 @@ from agent.planners.candidates import Candidate, CandidateFilter
 from agent.planners.hypothesis import describe_changes
 from tools.errors import PatchError, PlannerError
 from tools.patch import RecipePatch, patch_from_mapping
-from tools.recipe import TrainRecipe, _unique_key_loader
+from tools.recipe import TrainRecipe
+from tools.yaml_text import parse_yaml
 
 __all__ = ["FixedPlanner"]
 
@@ -89,13 +90,11 @@ def _propose(entry: _Entry, candidate: Candidate, incumbent: TrainRecipe) -> Pro
 
 
 def _load(path: Path) -> tuple[_Entry, ...]:
-    import yaml
-
     try:
-        data: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_unique_key_loader())
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise PlannerError(f"no plan at {path}; write a YAML list of patches or name another file") from err
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+    except (OSError, ValueError) as err:
         raise PlannerError(f"{path} cannot be read as YAML: {err}") from err
     if not isinstance(data, list) or not data:
         raise PlannerError(f"{path} holds a {type(data).__name__}; a plan is a non-empty list of patches")

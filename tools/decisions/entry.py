@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tools.decisions.provenance import Provenance
 from tools.errors import DecideError
+from tools.yaml_text import parse_yaml
 
 VALID_LIFECYCLES: Final = frozenset({"active", "superseded", "deprecated"})
 MAX_ENTRY_BYTES: Final = 1 << 20
@@ -180,15 +181,9 @@ def _parse(file: Path, text: str) -> Any:
             return json.loads(text)
         except (ValueError, RecursionError) as err:
             raise DecideError(f"{file} cannot be read as JSON: {err}") from err
-    import yaml
-
-    from tools.recipe import _unique_key_loader
-
     try:
-        return yaml.load(text, Loader=_unique_key_loader())
-    # Besides its own errors the loader lets through a ValueError (the 31st of February) and, on
-    # deep nesting, a RecursionError.
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        return parse_yaml(text)
+    except ValueError as err:
         raise DecideError(f"{file} cannot be read as YAML: {err}") from err
 
 
