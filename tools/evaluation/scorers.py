@@ -168,14 +168,12 @@ def _load_function(path: Path, name: str) -> Callable[[str, str], Any]:
     sys.modules[module.__name__] = module
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
+        function = module.__dict__.get(name)
+        if not callable(function):
+            raise ScorerError(f"there is no function {name}(expected: str, actual: str) -> float in it")
     except (Exception, SystemExit) as err:
-        del sys.modules[module.__name__]
-        raise ScorerError(f"{path} cannot be run: {type(err).__name__}: {err}") from err
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ScorerError(
-            f"{path} has no function {name}; define `def {name}(expected: str, actual: str) -> float`"
-        )
+        sys.modules.pop(module.__name__, None)
+        raise ScorerError(f"{path} cannot be used: {type(err).__name__}: {err}") from err
     return function  # type: ignore[no-any-return]
 
 
