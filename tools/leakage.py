@@ -143,10 +143,9 @@ class _Gate:
         self._by_text = _positions(item.text for item in self._items)
         self._by_key = _positions(item.key for item in self._items)
         self._by_gram: dict[_Gram, list[tuple[int, int]]] = defaultdict(list)
-        for index, item in enumerate(self._items):
-            for place, gram in enumerate(_grams(item.words, ngram)):
-                if gram not in self._template:
-                    self._by_gram[gram].append((index, place))
+        for index, core in enumerate(self._cores):
+            for place, gram in enumerate(_grams(core, ngram)):
+                self._by_gram[gram].append((index, place))
         self._word_index = JaccardIndex([numbered_words(core) for core in self._cores], threshold=threshold)
         self._character_index = JaccardIndex(
             [character_grams(core) if core else frozenset() for core in self._cores], threshold=threshold
@@ -159,9 +158,10 @@ class _Gate:
             found.setdefault(index, ("exact", 1.0))
         for index in self._by_key.get(item.key, ()) if item.key else ():
             found.setdefault(index, ("normalized", 1.0))
-        for index, share in self._shared_stretches(item.words):
+        core = self._core(item.words)
+        for index, share in self._shared_stretches(core):
             found.setdefault(index, ("ngram", share))
-        for index, similarity in self._near_duplicates(self._core(item.words)):
+        for index, similarity in self._near_duplicates(core):
             found.setdefault(index, ("near_duplicate", similarity))
         for index, (kind, similarity) in sorted(found.items()):
             other = self._items[index]
@@ -176,14 +176,14 @@ class _Gate:
         core = tuple(word for place, word in enumerate(words) if place not in shared)
         return core if len(core) >= self._ngram else ()
 
-    def _shared_stretches(self, words: tuple[str, ...]) -> Iterator[tuple[int, float]]:
+    def _shared_stretches(self, core: tuple[str, ...]) -> Iterator[tuple[int, float]]:
         places: dict[int, set[int]] = defaultdict(set)
-        for gram in _grams(words, self._ngram):
+        for gram in _grams(core, self._ngram):
             for index, place in self._by_gram.get(gram, ()):
                 places[index].add(place)
         for index, starts in places.items():
             covered = {start + step for start in starts for step in range(self._ngram)}
-            share = len(covered) / len(self._items[index].words)
+            share = len(covered) / len(self._cores[index])
             if share >= _SHARE or _longest_run(covered) >= _LONG_RUN * self._ngram:
                 yield index, share
 
