@@ -50,14 +50,14 @@ class EntryScan:
 
 
 def default_dirs() -> tuple[Path, ...]:
-    """Return the folders searched when none are named, the ones that win last."""
-    return tuple(path for path in (SEED_ENTRIES_DIR, LEGACY_ENTRIES_DIR, USER_ENTRIES_DIR) if path.is_dir())
+    """Return the folders searched when none are named: the user's, fieldkit's, the shipped one."""
+    return tuple(path for path in (USER_ENTRIES_DIR, LEGACY_ENTRIES_DIR, SEED_ENTRIES_DIR) if path.is_dir())
 
 
 def scan_entries(dirs: Iterable[str | Path] | None = None) -> EntryScan:
     """Read every entry of the folders; a malformed file is reported and costs itself alone.
 
-    A slug that comes twice counts once: in the last folder that has it, there in the first file.
+    A slug that comes twice counts once: in the first folder that has it, there in the first file.
 
     Args:
         dirs: Folders to read, a missing one is skipped; default: `default_dirs`.
@@ -67,11 +67,10 @@ def scan_entries(dirs: Iterable[str | Path] | None = None) -> EntryScan:
     folders = default_dirs() if dirs is None else tuple(Path(folder) for folder in dirs)
     for folder in dict.fromkeys(folders):
         for entry in _read_folder(folder, problems):
-            before = found.pop(entry.slug, None)
-            if before is not None and dataclasses.replace(before, path=entry.path) != entry:
-                text = f"entry {entry.slug!r} is replaced by the one in {entry.path}"
-                problems.append(EntryProblem(before.path or folder, text))
-            found[entry.slug] = entry
+            first = found.setdefault(entry.slug, entry)
+            if dataclasses.replace(entry, path=first.path) != first:
+                text = f"entry {entry.slug!r} is not used: another one in {first.path} has its slug"
+                problems.append(EntryProblem(entry.path or folder, text))
     for problem in problems:
         _log.warning("%s: %s", problem.path, problem.message)
     newest = sorted(found.values(), key=_recency, reverse=True)
@@ -87,7 +86,7 @@ def load_entries(
     """Return the entries of the folders, newest first.
 
     Args:
-        dirs: Folders to read, a missing one is skipped; default: shipped, fieldkit's, the user's.
+        dirs: Folders to read, a missing one is skipped; default: the user's, fieldkit's, the shipped.
         lifecycle: One lifecycle, several, or None for all.
         question: Keep the entries that answer this question.
     Raises:
@@ -111,7 +110,7 @@ def list_entry_files(folder: Path) -> list[Path]:
 
 
 def _read_folder(folder: Path, problems: list[EntryProblem]) -> list[DecideEntry]:
-    entries: dict[str, DecideEntry] = {}
+    entries: list[DecideEntry] = []
     try:
         files = list_entry_files(folder)
     except OSError as err:
@@ -119,16 +118,10 @@ def _read_folder(folder: Path, problems: list[EntryProblem]) -> list[DecideEntry
         return []
     for file in files:
         try:
-            entry = DecideEntry.from_yaml(file)
+            entries.append(DecideEntry.from_yaml(file))
         except DecideError as err:
             problems.append(EntryProblem(file, str(err)))
-            continue
-        if entry.slug in entries:
-            other = entries[entry.slug].path
-            problems.append(EntryProblem(file, f"entry {entry.slug!r} is also in {other}, which counts"))
-            continue
-        entries[entry.slug] = entry
-    return list(entries.values())
+    return entries
 
 
 def _check_lifecycles(lifecycle: str | Iterable[str] | None) -> frozenset[str]:

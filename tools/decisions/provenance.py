@@ -90,8 +90,8 @@ class Provenance:
     def _check_numbers(self) -> None:
         if not isinstance(self.seeds, tuple) or not all(_is_whole(seed) for seed in self.seeds):
             raise DecideError(f"provenance.seeds is {self.seeds!r}; it must be a list of whole numbers")
-        if self.n_items is not None and not (_is_whole(self.n_items) and self.n_items >= 1):
-            raise DecideError(f"provenance.n_items is {self.n_items!r}; it must be a whole number from 1")
+        if self.n_items is not None and not (_is_whole(self.n_items) and self.n_items >= 0):
+            raise DecideError(f"provenance.n_items is {self.n_items!r}; it must be a whole number from 0")
         if self.effect is not None and not _is_finite(self.effect):
             raise DecideError(f"provenance.effect is {self.effect!r}; it must be a finite number")
         if self.level is not None and not (_is_finite(self.level) and 0 < self.level < 1):

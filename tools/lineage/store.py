@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ class LineageStore:
             rendered_prompt=EMPTY_PROMPT,
             current_best=best or empty_trial(),
             chain_to_best=self._chain(trials, best.exp_id) if best else (),
-            top_k_leaderboard=self._kept(trials)[: max(0, top_k)],
+            top_k_leaderboard=self._top_kept(trials, top_k),
             recent_n_activity=_last(trials, recent_n),
             last_m_with_full_hypothesis=_last(trials, last_m_full),
         )
@@ -115,21 +116,29 @@ class LineageStore:
         return dataclasses.replace(snapshot, rendered_prompt=text)
 
     def _best(self, trials: Sequence[Trial]) -> Trial | None:
-        ranked = [(metric, trial) for trial in trials if (metric := trial.rank_metric) is not None]
-        if ranked:
-            pick = min if self.lower_is_better else max
-            return pick(ranked, key=lambda pair: pair[0])[1]
+        best: Trial | None = None
+        best_metric = math.inf if self.lower_is_better else -math.inf
+        for trial in trials:
+            metric = trial.core_metric
+            # The comparison comes first: it is cheap, and false for NaN.
+            if metric is None or not (metric < best_metric if self.lower_is_better else metric > best_metric):
+                continue
+            if trial.rank_metric is not None:
+                best, best_metric = trial, metric
+        if best is not None:
+            return best
         waiting = (trial for trial in trials if trial.status is FailureLabel.BASELINE)
         return next((trial for trial in waiting if trial.core_metric is None), None)
 
-    def _kept(self, trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    def _top_kept(self, trials: Sequence[Trial], n: int) -> tuple[Trial, ...]:
         sign = 1.0 if self.lower_is_better else -1.0
 
         def rank(trial: Trial) -> float:
             metric = trial.rank_metric
             return math.inf if metric is None else sign * metric
 
-        return tuple(sorted((trial for trial in trials if trial.status is FailureLabel.KEEP), key=rank))
+        kept = (trial for trial in trials if trial.status is FailureLabel.KEEP)
+        return tuple(heapq.nsmallest(n, kept, key=rank))
 
     def _chain(self, trials: Sequence[Trial], exp_id: str) -> tuple[Trial, ...]:
         by_id = {trial.exp_id: trial for trial in trials}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
@@ -101,7 +102,7 @@ class Trial:
         Raises:
             LineageError: the status is unknown or a number is none.
         """
-        return cls.from_cells([row.get(name, _DEFAULTS.get(name, "")) for name in COLUMNS])
+        return cls.from_cells([row.get(name, DEFAULT_CELLS[name]) for name in COLUMNS])
 
     @classmethod
     def from_cells(cls, cells: list[str]) -> Trial:
@@ -154,10 +155,31 @@ def _number(column: str, cell: str) -> float | None:
 
 
 COLUMNS: Final = tuple(item.name for item in fields(Trial))
-_DEFAULTS: Final = {"status": FailureLabel.DISCARD.value}
+_NUMBERS: Final = ("core_metric", "val_bpb", "delta_vs_best", "train_s", "total_s")
+DEFAULT_CELLS: Final = dict.fromkeys(COLUMNS, "") | {"status": FailureLabel.DISCARD.value}
+"""What a row has in the columns that its file has not."""
+
+
+def build_trials(cells: Sequence[str]) -> list[Trial]:
+    """Build trials from the cells of whole rows laid end to end: `Trial.from_cells`, but faster.
+
+    Raises:
+        ValueError, KeyError: a cell is no number or no status; `from_cells` says which.
+    """
+    # A frozen dataclass sets every field through a call of its own. A column at a time, through
+    # the slots' own setters, the loop stays in C.
+    width = len(COLUMNS)
+    trials = [object.__new__(Trial) for _ in range(len(cells) // width)]
+    for index, name in enumerate(COLUMNS):
+        column: Sequence[object] = cells[index::width]
+        if name == "status":
+            column = [_STATUSES[cell] for cell in cells[index::width]]
+        elif name in _NUMBERS:
+            column = [float(cell) if cell else None for cell in cells[index::width]]
+        deque(map(getattr(Trial, name).__set__, trials, column), maxlen=0)
+    return trials
 
 
 def empty_trial() -> Trial:
     """Return the trial that stands where a store has none."""
-    blank = dict.fromkeys(COLUMNS, "")
-    return Trial.from_row(blank | {"status": FailureLabel.BASELINE.value})
+    return Trial.from_row({"status": FailureLabel.BASELINE.value})
