@@ -234,7 +234,7 @@ def _answer_span(
         raise ChatError(
             f"the chat template rewrites turn {index} once later turns follow (reasoning that it drops, for "
             "instance), so what is trained there is not what is served; learn the last answer alone with "
-            "turns='last', or cut the row into one row per answer"
+            "turns='last', or use a template that keeps earlier answers as they were"
         )
     return len(asked), end
 
