@@ -181,6 +181,7 @@ def test_a_job_whose_supervisor_was_killed_runs_on_and_then_is_lost(jobs, tmp_pa
 def test_a_process_number_given_again_is_not_the_job(jobs, tmp_path):
     job = start_job(jobs, "train", ["true"], cwd=tmp_path)
     wait_job(jobs, job.id, timeout_s=30)
+    _until(lambda: started_at(_supervisor(job)) is None)
     (job.folder / "exit.json").unlink()
     process = json.loads((job.folder / "process.json").read_text(encoding="utf-8"))
     process |= {"pid": os.getpid(), "started": 1000.0}
