@@ -17,7 +17,7 @@ from tools.engine.lora import AdapterStack
 from tools.engine.spec import DTYPES
 from tools.errors import ModelError
 
-__all__ = ["LoadedBase", "default_device", "load_base"]
+__all__ = ["LoadedBase", "default_device", "load_base", "save_as_folder", "wrap_base"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,37 @@ def load_base(name: str, dtype: str = "bfloat16", *, device: torch.device | None
     started = time.perf_counter()
     where = device or default_device()
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    model, tokenizer = _from_pretrained(name, torch_dtype)
+    with _quiet_transformers():
+        model, tokenizer = _from_pretrained(name, torch_dtype)
     base = wrap_base(model.to(where), tokenizer, name=name, load_s=time.perf_counter() - started)
     logger.info("loaded %s on %s in %s, %.1f s", name, where, dtype, base.load_s)
     return base
+
+
+def save_as_folder(source: str | Path, folder: str | Path, *, dtype: str = "bfloat16") -> None:
+    """Save a base, such as a .gguf file, as a plain Hugging Face folder with its tokenizer.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    with _quiet_transformers():
+        model, tokenizer = _from_pretrained(str(source), getattr(torch, dtype))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars: the caller reports progress."""
+    from transformers.utils import logging as transformers_logging
+
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def wrap_base(model: Any, tokenizer: Any, *, name: str, load_s: float = 0.0) -> LoadedBase:
