@@ -146,10 +146,10 @@ def _token_bytes(recipe: TrainRecipe, shape: ModelShape, width: int) -> int:
     attention = shape.heads * shape.head_dim
     # both norms keep their input in float32
     layer = 2 * 4 * shape.hidden
-    # the inputs of the two blocks, and q, k and v (k and v repeated for each head) with the output
-    layer += width * (2 * shape.hidden + 6 * attention)
-    # gate, its activation, up and their product
-    layer += width * 4 * shape.intermediate
+    # the inputs of the two blocks; q, k, v and the output, with what padding the documents takes
+    layer += width * (2 * shape.hidden + 4 * attention + 2 * shape.kv_width)
+    # gate, its activation and up; their product only where an adapter reads it
+    layer += width * (3 + ("down_proj" in recipe.lora_target_modules)) * shape.intermediate
     for n_in, _ in _targets(recipe, shape):
         layer += width * recipe.lora_rank
         if recipe.lora_dropout:
