@@ -105,3 +105,43 @@ def tiny_tokenizer(template: TemplateName | str = "chatml", *, vocab_size: int =
         chat_template=TEMPLATES.get(template, template),
         model_max_length=4096,
     )
+
+
+def tiny_model(
+    architecture: Literal["llama", "qwen3"] = "llama",
+    *,
+    seed: int = 0,
+    vocab_size: int = 384,
+    **overrides: Any,
+) -> Any:
+    """Return a two-layer decoder in float32 with random weights, the same ones for a seed.
+
+    Its weights are drawn wide, so that its greedy answers differ from prompt to prompt.
+
+    Args:
+        vocab_size: At least the tokenizer's.
+        overrides: Fields of the config to set otherwise.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    fields: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        **overrides,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if architecture == "qwen3":
+            return Qwen3ForCausalLM(Qwen3Config(**fields)).eval()
+        return LlamaForCausalLM(LlamaConfig(**fields)).eval()
