@@ -1,4 +1,4 @@
-"""Text that looks like a secret, so that it is refused before it is written down."""
+"""Secrets in a command line, found before it is written down."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from tools.secret_scan import find_secrets
+
 __all__ = ["find_secret", "is_secret_name"]
 
-_VALUE: Final = re.compile(
-    r"sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
-    r"|glpat-[\w-]{16,}|xox[abpr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|nvapi-[\w-]{16,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s@]+@"
-)
 _NAME: Final = re.compile(
     r"-{0,2}(?:[a-z0-9]+[-_])*"
     r"(?:api[-_]?key|(?:access|auth|bearer|hf|hub|github)[-_]token|secret|password|passwd|private[-_]key)",
@@ -29,7 +26,7 @@ def find_secret(argv: Sequence[str]) -> str | None:
     """
     for number, part in enumerate(argv):
         name, equals, value = part.partition("=")
-        if _VALUE.search(part):
+        if find_secrets(part):
             return f"argv[{number}]"
         if equals and value and is_secret_name(name):
             return f"argv[{number}], the value of {name[:40]!r},"

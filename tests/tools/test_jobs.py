@@ -245,7 +245,7 @@ def test_an_empty_command_or_a_missing_folder_is_refused(jobs, tmp_path):
         ["x", "--token", "abc123"],
         ["x", "hf_" + "a" * 34],
         ["x", "sk-ant-api03-" + "a" * 40],
-        ["x", "https://user:pass@example.org/x"],
+        ["x", "https://user:passw0rd@example.org/x"],
         ["sh", "-c", "curl -H 'Authorization: ghp_" + "a" * 36 + "'"],
     ],
 )
