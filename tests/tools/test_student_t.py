@@ -46,11 +46,11 @@ def test_quantile_and_tail_undo_each_other(level: float, degrees_of_freedom: flo
     )
 
 
-@given(st.floats(0.01, 0.999), st.floats(0.001, 0.0009 + 0.001), st.floats(1, 1e6))
+@given(st.floats(0.01, 0.999), st.floats(0.0005, 0.0008), st.floats(1, 1e5))
 def test_a_higher_level_reaches_further_and_more_degrees_of_freedom_less_far(
     level: float, more: float, degrees_of_freedom: float
 ) -> None:
-    assert t_quantile(min(level + more, 0.9999), degrees_of_freedom) > t_quantile(level, degrees_of_freedom)
+    assert t_quantile(level + more, degrees_of_freedom) > t_quantile(level, degrees_of_freedom)
     assert t_quantile(level, degrees_of_freedom * 1.5) < t_quantile(level, degrees_of_freedom)
 
 
