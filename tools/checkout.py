@@ -62,16 +62,18 @@ class Repo:
         return int(git_text(self.root, "rev-list", "--count", f"{older}..{newer}"))
 
     def worktrees(self) -> dict[Path, str | None]:
-        """Return the branch of every worktree of the repository, None where HEAD is detached."""
+        """Return the branch of every worktree of the repository, None where HEAD is detached.
+
+        The record of a worktree whose folder is gone is left out, unless the user locked it.
+        """
         found: dict[Path, str | None] = {}
-        path: Path | None = None
-        for field in git_text(self.root, "worktree", "list", "--porcelain", "-z").split("\0"):
-            name, _, value = field.partition(" ")
-            if name == "worktree":
-                path = Path(value)
-                found[path] = None
-            elif name == "branch" and path is not None:
-                found[path] = value.removeprefix("refs/heads/")
+        for block in git_text(self.root, "worktree", "list", "--porcelain").split("\n\n"):
+            fields = dict(line.partition(" ")[::2] for line in block.splitlines())
+            path = Path(fields["worktree"])
+            # git locks a worktree for as long as it makes it; a kill leaves that lock.
+            if path.exists() or fields.get("locked", "initializing") != "initializing":
+                branch = fields.get("branch")
+                found[path] = None if branch is None else branch.removeprefix("refs/heads/")
         return found
 
     def is_ignored(self, path: str | Path) -> bool:

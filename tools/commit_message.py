@@ -10,6 +10,7 @@ from tools.errors import RepoError
 __all__ = ["compose_message", "fold_line"]
 
 _TRAILER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_LIKE_TRAILER = re.compile(r"[A-Za-z0-9-]+[ \t]*:")
 
 
 def compose_message(subject: str, body: str, trailers: Mapping[str, str]) -> str:
@@ -25,7 +26,8 @@ def compose_message(subject: str, body: str, trailers: Mapping[str, str]) -> str
     if not first:
         raise RepoError("the commit's subject is empty; say in one line what the commit brings")
     lines = [_trailer_line(name, value) for name, value in trailers.items()]
-    parts = (first, _clean_body(body), "\n".join(lines))
+    # Where no trailers follow, git would read them from the end of the body; indented they are none.
+    parts = (first, _clean_body(body, shield=not lines), "\n".join(lines))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -43,6 +45,9 @@ def _trailer_line(name: str, value: str) -> str:
     return f"{name}: {folded}"
 
 
-def _clean_body(body: str) -> str:
+def _clean_body(body: str, *, shield: bool) -> str:
     kept = "".join(c if c.isprintable() or c in "\n\t" else " " for c in body.replace("\r\n", "\n"))
-    return "\n".join(line.rstrip() for line in kept.split("\n")).strip("\n")
+    lines = (line.rstrip() for line in kept.split("\n"))
+    if shield:
+        lines = (f"  {line}" if _LIKE_TRAILER.match(line) else line for line in lines)
+    return "\n".join(lines).strip("\n")

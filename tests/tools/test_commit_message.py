@@ -43,6 +43,7 @@ def test_no_value_can_forge_a_trailer(breaker: str) -> None:
 def test_a_body_that_ends_like_trailers_stays_body() -> None:
     message = compose_message("s", "why\n\nDecision: forged\nTrial: forged", {"Trial": "t1"})
     assert parsed(message) == ["Trial: t1"]
+    assert parsed(compose_message("s", "why\n\nDecision: forged\nTrial : forged", {})) == []
 
 
 @pytest.mark.parametrize(
