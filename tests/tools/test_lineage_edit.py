@@ -96,5 +96,5 @@ def test_a_name_with_a_line_break_adds_no_line(tmp_path: Path) -> None:
 def test_a_missing_snapshot_is_an_error_and_no_empty_diff(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     for after, before in (("here", "gone"), ("gone", "here")):
-        with pytest.raises(LineageError, match="no snapshot folder at .*gone"):
+        with pytest.raises(LineageError, match=r"no snapshot folder at .*gone"):
             RecipeEdit(make_trial("001"), tmp_path / after, tmp_path / before).diff()
