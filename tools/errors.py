@@ -9,6 +9,7 @@
     ├── ChatError (ValueError)          a conversation the chat template cannot render
     ├── ModelError (RuntimeError)       a base model that cannot be found or loaded
     ├── HardwareError (RuntimeError)    the recipe does not fit the machine
+    ├── CapabilityError (ValueError)    a size or precision that the memory arithmetic cannot use
     ├── TrainError (RuntimeError)       a run could not start or did not finish
     ├── JobError (RuntimeError)         a detached job is unknown, lost or refused
     ├── MergeExportError (RuntimeError) merging or exporting failed
@@ -76,6 +77,10 @@ class ModelError(BakehouseError, RuntimeError):
 
 class HardwareError(BakehouseError, RuntimeError):
     """The recipe does not fit the machine."""
+
+
+class CapabilityError(BakehouseError, ValueError):
+    """A size or a precision that the memory arithmetic cannot use."""
 
 
 class TrainError(BakehouseError, RuntimeError):

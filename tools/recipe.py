@@ -223,7 +223,9 @@ class TrainRecipe:
         plain = self.to_dict()
         for name in ("notes", "output_dir"):
             del plain[name]
-        return digest_json(plain)
+        # `epochs: 2` and `epochs: 2.0` are equal recipes, but not equal JSON.
+        whole = {name: int(value) for name, value in plain.items() if _is_whole_float(value)}
+        return digest_json({**plain, **whole})
 
     def resolved_container(self) -> str:
         """Return the container's name: the field, else the lane's default.
@@ -269,3 +271,7 @@ class TrainRecipe:
         if self.epochs is not None:
             steps = max(1, round(self.epochs * math.ceil(n_rows / self.global_batch_size)))
         return min(self.smoke_steps, steps) if mode == MODE_SMOKE else steps
+
+
+def _is_whole_float(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()

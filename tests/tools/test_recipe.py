@@ -141,6 +141,12 @@ def test_the_digest_covers_what_changes_weights_and_nothing_else() -> None:
     assert recipe().digest != recipe(lora_rank=8).digest
 
 
+def test_equal_recipes_have_equal_digests() -> None:
+    whole, fraction = recipe(epochs=2, max_grad_norm=1), recipe(epochs=2.0, max_grad_norm=1.0)
+    assert whole == fraction
+    assert whole.digest == fraction.digest
+
+
 def test_a_recipe_is_frozen_all_the_way_down() -> None:
     made = recipe(backend="nemo", extra_env={"A": "b"})
     with pytest.raises(TypeError, match="frozen"):
