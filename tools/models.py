@@ -74,13 +74,14 @@ def resolve_base_model(name: str, *, cache_dir: str | Path | None = None) -> str
             raise ModelError(f"{name} is not fetched yet; `bakehouse fetch {name}` gets it")
         return str(folder)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{name} holds no config.json; a base model is a folder in Hugging Face layout")
         return str(path.resolve())
     if path.is_file() and path.suffix == ".gguf":
         return str(path.resolve())
-    if path.exists() or name.startswith((".", "/", "~")) or name.endswith(".gguf") or not _HUB_ID.match(name):
+    looks_like_path = name.startswith((".", "/", "~")) or name.endswith(".gguf")
+    if path.exists() or looks_like_path or not _HUB_ID.match(name):
         state = "is no model" if path.exists() else "does not exist"
         raise ModelError(
             f"base model {name!r} {state}; give a folder in Hugging Face layout, a .gguf file, a Hub id "
