@@ -14,7 +14,7 @@ from tools.lanes.lane import LaunchPlan, count_rows
 from tools.recipe import MODE_FULL, MODE_SMOKE, Mode, TrainRecipe
 from tools.secret_text import is_secret_name
 
-__all__ = ["docker_exec", "exec_trainer", "trainer_environment"]
+__all__ = ["docker_exec", "exec_plan", "exec_trainer", "trainer_environment"]
 
 PID_FILE: Final = "trainer.pid"
 
@@ -46,28 +46,38 @@ def docker_exec(container: str, inner: str, *, forward: Sequence[str] = ()) -> t
     return ("docker", "exec", "-w", "/tmp", *names, container, "bash", "-lc", inner)
 
 
-def exec_trainer(
-    recipe: TrainRecipe, command: Sequence[str], *, env: Mapping[str, str], run_dir: Path
+def exec_plan(
+    recipe: TrainRecipe, command: Sequence[str], *, env: Mapping[str, str], pid_file: Path, mark: str
 ) -> LaunchPlan:
-    """Return the plan that runs a trainer in the recipe's container.
+    """Return the plan that runs command in the recipe's container, and ends it there.
 
-    Every recipe field arrives as an environment variable, then the recipe's extra_env. An
-    extra variable whose name says that it is a secret travels outside the command line.
+    Args:
+        recipe: Its extra_env is added to env. An extra variable whose name says that it is
+            a secret travels outside the command line.
+        command: What to execute.
+        env: Variables of the command.
+        pid_file: Written by the command's shell; seen under this path on both sides.
+        mark: Name in env whose value tells this process from any other.
     """
     hidden = {name: value for name, value in recipe.extra_env.items() if is_secret_name(name)}
     shown = {**env, **{name: value for name, value in recipe.extra_env.items() if name not in hidden}}
     words = ["env", *(f"{name}={value}" for name, value in shown.items()), *command]
-    pid_file = shlex.quote(str(run_dir / PID_FILE))
-    inner = f"echo $$ > {pid_file}; exec {shlex.join(words)}"
+    quoted = shlex.quote(str(pid_file))
+    inner = f"echo $$ > {quoted}; exec {shlex.join(words)}"
     container = recipe.resolved_container()
-    stop = _STOP.format(
-        pid_file=pid_file, mark=shlex.quote(f"RUN_DIR={env['RUN_DIR']}"), tenths=10 * _STOP_GRACE_S
-    )
+    stop = _STOP.format(pid_file=quoted, mark=shlex.quote(f"{mark}={env[mark]}"), tenths=10 * _STOP_GRACE_S)
     return LaunchPlan(
         argv=docker_exec(container, inner, forward=tuple(hidden)),
         env=hidden,
         stop_argv=docker_exec(container, stop),
     )
+
+
+def exec_trainer(
+    recipe: TrainRecipe, command: Sequence[str], *, env: Mapping[str, str], run_dir: Path
+) -> LaunchPlan:
+    """Return the plan that runs a trainer, every recipe field in its environment."""
+    return exec_plan(recipe, command, env=env, pid_file=run_dir / PID_FILE, mark="RUN_DIR")
 
 
 def trainer_environment(recipe: TrainRecipe, mode: Mode, run_dir: Path) -> dict[str, str]:

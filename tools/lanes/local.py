@@ -64,6 +64,27 @@ class LocalLane:
         )
 
 
+def merge_plan(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path) -> LaunchPlan:
+    """Write a merge spec beside merged_hf and return the command that carries it out."""
+    spec = {
+        "action": "merge",
+        "base_model": recipe.base_model,
+        "adapter": str(checkpoint),
+        "out": str(merged_hf),
+    }
+    return _merge_step(merged_hf, spec)
+
+
+def prove_plan(recipe: TrainRecipe, merged_hf: Path) -> LaunchPlan:
+    """Return the command that proves merged_hf's tokenizer against the base model's."""
+    return _merge_step(merged_hf, {"action": "prove", "base_model": recipe.base_model, "out": str(merged_hf)})
+
+
+def _merge_step(merged_hf: Path, spec: Mapping[str, str]) -> LaunchPlan:
+    spec_path = write_json_atomic(merged_hf.with_name(f".{merged_hf.name}.spec.json"), dict(spec))
+    return LaunchPlan(argv=(sys.executable, "-P", "-m", "tools.merge_worker", str(spec_path)))
+
+
 def engine_argv(spec_path: Path) -> tuple[str, ...]:
     """Return the command that runs the engine's worker on a spec."""
     return (sys.executable, "-P", "-m", "tools.engine", str(spec_path))
