@@ -291,3 +291,28 @@ def test_headers_of_racing_writers_a_byte_order_mark_and_windows_line_ends_are_n
     )
     assert store.all_trials() == [make_trial("001", hypothesis='"q"')] * 2
     assert store.problems() == ()
+
+
+def test_reading_a_growing_file_piece_by_piece_gives_what_reading_it_whole_gives(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    store = LineageStore(tmp_path / "parts")
+    for number in range(8):
+        store.append(make_trial(str(number), hypothesis='"q"\t' if number % 2 else "plain"))
+    header, *rows = store.results_path.read_bytes().rstrip(b"\n").split(b"\n")
+    spanning = rows[1].replace(b'"""q""\t"', b'"two\nlines ""q"""')
+    messy = [*rows, spanning, spanning, b"torn\tline", rows[1][:30], b"", header]
+    for turn in range(60):
+        lines = [rng.choice(messy) for _ in range(12)]
+        data = b"\n".join([header, *lines]) + rng.choice((b"", b"\n"))
+        grown = LineageStore(tmp_path / str(turn))
+        grown.root.mkdir()
+        grown.results_path.touch()
+        cuts = sorted(rng.sample(range(len(data)), 10))
+        for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+            with grown.results_path.open("ab") as file:
+                file.write(data[begin:end])
+            grown.all_trials()
+        whole = LineageStore(grown.root)
+        assert grown.all_trials() == whole.all_trials()
+        assert grown.problems() == whole.problems()
+        assert {trial.exp_id for trial in whole.all_trials()} <= {str(number) for number in range(8)}

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -144,17 +144,21 @@ def _apply_supersedes(newest_first: Sequence[DecideEntry]) -> tuple[DecideEntry,
     """Mark what a standing entry replaces.
 
     A superseded entry still keeps down what it replaced itself; a deprecated one, which was
-    taken back, does not. Where entries name each other in a ring the newest stays.
+    taken back, does not. Of entries that name each other in a ring only a newer one replaces an
+    older one, so that the newest stays.
     """
-    by_slug = {entry.slug: entry for entry in newest_first}
-    replaced: dict[str, set[str]] = {}
-    for entry in newest_first:
-        if entry.lifecycle == "deprecated":
-            continue
-        for slug in entry.supersedes:
-            if slug in by_slug and entry.slug not in _reach(slug, replaced):
-                replaced.setdefault(entry.slug, set()).add(slug)
-    gone = {slug for slugs in replaced.values() for slug in slugs}
+    rank = {entry.slug: index for index, entry in enumerate(newest_first)}
+    names = {
+        entry.slug: [slug for slug in entry.supersedes if slug in rank and slug != entry.slug]
+        for entry in newest_first
+        if entry.lifecycle != "deprecated"
+    }
+    gone = {
+        older
+        for slug, replaced in names.items()
+        for older in replaced
+        if rank[slug] < rank[older] or slug not in _reach(older, names)
+    }
     return tuple(
         dataclasses.replace(entry, lifecycle="superseded")
         if entry.slug in gone and entry.lifecycle == "active"
@@ -163,11 +167,11 @@ def _apply_supersedes(newest_first: Sequence[DecideEntry]) -> tuple[DecideEntry,
     )
 
 
-def _reach(start: str, edges: dict[str, set[str]]) -> set[str]:
+def _reach(start: str, names: Mapping[str, Sequence[str]]) -> set[str]:
     """Return start and all that it replaces, directly or through others."""
     seen, waiting = {start}, [start]
     while waiting:
-        fresh = edges.get(waiting.pop(), set()) - seen
+        fresh = set(names.get(waiting.pop(), ())) - seen
         seen |= fresh
         waiting += fresh
     return seen
