@@ -155,6 +155,7 @@ BROKEN = {
     "february.yaml": b"slug: x\ncreated: 2026-02-31\n",
     "twice.yaml": b"slug: x\nslug: y\n",
     "code.yaml": b"slug: !!python/object/apply:os.system ['true']\n",
+    "bomb.yaml": b"a: &a [x, x, x]\nslug: [*a, *a, *a]\n",
     "deep.yaml": b"a: " + b"[" * 5000,
     "huge.yaml": b"# " + b"x" * (1 << 20),
     "torn.json": b'{"slug": "x", ',

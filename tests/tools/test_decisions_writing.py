@@ -76,6 +76,12 @@ def test_the_file_has_the_documented_schema(tmp_path: Path) -> None:
     assert data["provenance"]["later"] == [1, 2]
 
 
+def test_a_list_used_twice_is_written_twice(tmp_path: Path) -> None:
+    both = ["x"]
+    entry = dataclasses.replace(ENTRY, extra={"one": both, "two": both})
+    assert DecideEntry.from_yaml(write_entry(entry, tmp_path)).extra == entry.extra
+
+
 def test_an_entry_without_provenance_writes_none(tmp_path: Path) -> None:
     path = write_entry(dataclasses.replace(ENTRY, provenance=None), tmp_path)
     assert "provenance" not in yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tools.decisions.provenance import Provenance
+from tools.decisions.provenance import Provenance, shorten
 from tools.errors import DecideError
 from tools.yaml_text import parse_yaml
 
@@ -107,7 +107,7 @@ class DecideEntry:
         label = f"entry {slug!r}"
         context = data.get("context") or {}
         if not isinstance(context, Mapping):
-            raise DecideError(f"{label}: context is {context!r}; it must be a mapping")
+            raise DecideError(f"{label}: context is {shorten(context)}; it must be a mapping")
         block = data.get("provenance")
         return cls(
             slug=slug,
@@ -189,13 +189,13 @@ def _parse(file: Path, text: str) -> Any:
 
 def _as_findings(value: Any, label: str) -> tuple[DecideFinding, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise DecideError(f"{label}: findings is {value!r}; it must be a list")
+        raise DecideError(f"{label}: findings is {shorten(value)}; it must be a list")
     return tuple(_as_finding(item, f"{label}: finding {index}") for index, item in enumerate(value))
 
 
 def _as_finding(value: Any, label: str) -> DecideFinding:
     if not isinstance(value, Mapping):
-        raise DecideError(f"{label} is {value!r}; it must be a mapping with optimize_for and pick")
+        raise DecideError(f"{label} is {shorten(value)}; it must be a mapping with optimize_for and pick")
     missing = [key for key in ("optimize_for", "pick") if key not in value]
     if missing:
         raise DecideError(f"{label} has no {missing}; every finding needs optimize_for and pick")
@@ -213,14 +213,14 @@ def _as_texts(value: Any, label: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise DecideError(f"{label} is {value!r}; it must be a list of strings")
+        raise DecideError(f"{label} is {shorten(value)}; it must be a list of strings")
     return tuple(_text(item, label) for item in value)
 
 
 def _text(value: Any, label: str, *, empty: bool = False) -> str:
     """Return a scalar as text: YAML reads an unquoted 2026-05-22 as a date and 8 as a number."""
     if not isinstance(value, str | int | float | date) or (not empty and not str(value).strip()):
-        raise DecideError(f"{label} is {value!r}; it must be {'a' if empty else 'a non-empty'} string")
+        raise DecideError(f"{label} is {shorten(value)}; it must be {'a' if empty else 'a non-empty'} string")
     return str(value)
 
 
@@ -233,5 +233,5 @@ def _as_date(value: Any, label: str) -> date:
         try:
             return date.fromisoformat(value)
         except ValueError as err:
-            raise DecideError(f"{label}: created is {value!r}: {err}") from err
-    raise DecideError(f"{label}: created is {value!r}; it must be a date written YYYY-MM-DD")
+            raise DecideError(f"{label}: created is {shorten(value)}: {err}") from err
+    raise DecideError(f"{label}: created is {shorten(value)}; it must be a date written YYYY-MM-DD")

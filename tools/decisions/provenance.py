@@ -56,7 +56,7 @@ class Provenance:
             DecideError: a key holds the wrong kind of value.
         """
         if not isinstance(data, Mapping):
-            raise DecideError(f"provenance is {data!r}; it must be a mapping")
+            raise DecideError(f"provenance is {shorten(data)}; it must be a mapping")
         known = {key: value for key, value in data.items() if key in _KEYS}
         extra = {str(key): value for key, value in data.items() if key not in _KEYS}
         return cls(**{key: value for key, value in known.items() if value is not None}, extra=extra)
@@ -73,23 +73,25 @@ class Provenance:
         for name in _TEXTS:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise DecideError(f"provenance.{name} is {value!r}; it must be a string: quote it")
+                raise DecideError(f"provenance.{name} is {shorten(value)}; it must be a string: quote it")
         versions = self.library_versions
         fine = isinstance(versions, Mapping) and all(
             isinstance(key, str) and isinstance(value, str) for key, value in versions.items()
         )
         if not fine:
             raise DecideError(
-                f"provenance.library_versions is {versions!r}; it must map names to quoted strings"
+                f"provenance.library_versions is {shorten(versions)}; it must map names to quoted strings"
             )
         if not isinstance(self.trial_ids, tuple) or not all(isinstance(item, str) for item in self.trial_ids):
             raise DecideError(
-                f"provenance.trial_ids is {self.trial_ids!r}; it must be a list of quoted strings"
+                f"provenance.trial_ids is {shorten(self.trial_ids)}; it must be a list of quoted strings"
             )
 
     def _check_numbers(self) -> None:
         if not isinstance(self.seeds, tuple) or not all(_is_whole(seed) for seed in self.seeds):
-            raise DecideError(f"provenance.seeds is {self.seeds!r}; it must be a list of whole numbers")
+            raise DecideError(
+                f"provenance.seeds is {shorten(self.seeds)}; it must be a list of whole numbers"
+            )
         if self.n_items is not None and not (_is_whole(self.n_items) and self.n_items >= 0):
             raise DecideError(f"provenance.n_items is {self.n_items!r}; it must be a whole number from 0")
         if self.effect is not None and not _is_finite(self.effect):
@@ -102,7 +104,9 @@ class Provenance:
         if not (
             isinstance(ends, tuple) and len(ends) == 2 and all(map(_is_finite, ends)) and ends[0] <= ends[1]
         ):
-            raise DecideError(f"provenance.interval is {ends!r}; it must be [low, high], finite, low <= high")
+            raise DecideError(
+                f"provenance.interval is {shorten(ends)}; it must be [low, high], finite, low <= high"
+            )
 
 
 _KEYS: Final = tuple(item.name for item in fields(Provenance) if item.name != "extra")
@@ -124,3 +128,9 @@ def _is_whole(value: object) -> bool:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shorten(value: object) -> str:
+    """Return the repr of a value that came in, cut to what a message can carry."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:119] + "…"

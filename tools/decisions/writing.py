@@ -56,7 +56,7 @@ def _dump(entry: DecideEntry) -> str:
 
     _check(entry)
     try:
-        text = yaml.safe_dump(entry.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+        text = _to_yaml(entry)
         back = yaml.safe_load(text)
         same = DecideEntry.from_dict(back).to_dict() == entry.to_dict()
     except (yaml.YAMLError, UnicodeError, RecursionError) as err:
@@ -106,13 +106,21 @@ def _slug_of(file: Path) -> str | None:
 
 def _says(file: Path) -> str | None:
     """Return the entry of a file in our own writing, or None for what cannot be read."""
+    try:
+        return _to_yaml(DecideEntry.from_yaml(file))
+    except DecideError:
+        return None
+
+
+def _to_yaml(entry: DecideEntry) -> str:
     import yaml
 
-    try:
-        plain: dict[str, Any] = DecideEntry.from_yaml(file).to_dict()
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
-    except (DecideError, yaml.YAMLError):
-        return None
+    class PlainDumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            # A list used twice is written twice: readers refuse aliases.
+            return True
+
+    return yaml.dump(entry.to_dict(), Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 @contextlib.contextmanager
