@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["Child", "Markup", "element", "escape", "join"]
 
-_VOID: Final = {"meta", "br", "hr", "line", "rect", "circle", "path", "polyline", "use"}
+_VOID: Final = {"meta", "link", "br", "hr", "line", "rect", "circle", "path", "polyline", "use"}
 # Controls, lone surrogates, direction overrides and stray spaces of no width: what would break
 # the file's encoding, or make a text look like another one. Joiners stay: scripts need them.
 _INVISIBLE: Final = re.compile(
@@ -37,11 +37,11 @@ def join(*children: Child) -> Markup:
     return Markup("".join(_parts(children)))
 
 
-def element(name: str, *children: Child, **attributes: str | int | float | None) -> Markup:
+def element(tag: str, /, *children: Child, **attributes: str | int | float | None) -> Markup:
     """Return an element.
 
     Args:
-        name: Its tag.
+        tag: Its name.
         children: What it holds.
         attributes: `class_` stands for class, an underscore inside a name for a hyphen; one
             that is None is left out.
@@ -51,9 +51,9 @@ def element(name: str, *children: Child, **attributes: str | int | float | None)
         for key, value in attributes.items()
         if value is not None
     )
-    if name in _VOID:
-        return Markup(f"<{name}{opening}/>")
-    return Markup(f"<{name}{opening}>{join(*children)}</{name}>")
+    if tag in _VOID:
+        return Markup(f"<{tag}{opening}/>")
+    return Markup(f"<{tag}{opening}>{join(*children)}</{tag}>")
 
 
 def _parts(children: Iterable[Child]) -> Iterable[str]:
