@@ -14,7 +14,7 @@ from tools.checkout import Repo, find_repo
 from tools.errors import RepoError
 from tools.files import write_text_atomic
 from tools.gitcommand import git_text, run_git
-from tools.worktree import ITERATION_TRAILER, Worktree, clear_stale_locks, hold_worktree
+from tools.worktree import ITERATION_TRAILER, Worktree, clear_branch_lock, clear_worktree_locks, hold_worktree
 
 if TYPE_CHECKING:
     from tools.workspace import Workspace
@@ -60,11 +60,12 @@ def ensure_worktree(
     _hide_from_status(repo, top)
     with hold_worktree(top):
         _sweep(top)
+        clear_branch_lock(repo, branch)
         present = _is_usable(repo, top)
         tip = _place_branch(repo, top, branch, start, present=present)
         if not top.exists() or not any(top.iterdir()):
             _add(repo, top, branch)
-        _settle(repo, top, branch)
+        _settle(top)
         worktree = Worktree(repo, top, branch, behind=repo.count_between(tip, start))
         worktree.root.mkdir(parents=True, exist_ok=True)
     return worktree
@@ -106,6 +107,7 @@ def _is_usable(repo: Repo, top: Path) -> bool:
         # A repository that was moved: git can mend the links between the two.
         run_git(repo.root, "worktree", "repair", str(top))
     if _knows_its_repo(repo, top):
+        clear_worktree_locks(top)
         _mend_index(top)
         return True
     _move_aside(top)
@@ -168,9 +170,9 @@ def _add(repo: Repo, top: Path, branch: str) -> None:
     git_text(repo.root, "worktree", "add", "--force", "--force", "--no-checkout", str(top), branch)
 
 
-def _settle(repo: Repo, top: Path, branch: str) -> None:
-    """Clear stale locks, and check the files out when that never ended; else unstage only."""
-    clear_stale_locks(repo, top, branch)
+def _settle(top: Path) -> None:
+    """Check the files out when that never ended; else unstage only."""
+    clear_worktree_locks(top)
     git_text(top, "reset", "--quiet", *(() if _has_index(top) else ("--hard",)))
 
 

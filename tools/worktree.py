@@ -16,7 +16,7 @@ from tools.errors import RepoError
 from tools.gitcommand import LITERAL_PATHS, git_text, run_git
 from tools.lock import hold_lock
 
-__all__ = ["ITERATION_TRAILER", "Worktree", "clear_stale_locks", "hold_worktree"]
+__all__ = ["ITERATION_TRAILER", "Worktree", "clear_branch_lock", "clear_worktree_locks", "hold_worktree"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Worktree:
                 sha = self._commit_index(message, descriptor, hooks_timeout_s)
             finally:
                 # Of a refused commit nothing stays staged; after a good one this changes nothing.
-                clear_stale_locks(self.repo, self.top, self.branch)
+                self._clear_locks()
                 run_git(self.top, "reset", "--quiet")
             self._check_trailer(sha, trailers)
             return sha
@@ -128,8 +128,12 @@ class Worktree:
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[int]:
         with hold_worktree(self.top) as descriptor:
-            clear_stale_locks(self.repo, self.top, self.branch)
+            self._clear_locks()
             yield descriptor
+
+    def _clear_locks(self) -> None:
+        clear_worktree_locks(self.top)
+        clear_branch_lock(self.repo, self.branch)
 
     def _already_committed(self, trailers: Mapping[str, str]) -> str | None:
         name = trailers.get(ITERATION_TRAILER)
@@ -191,17 +195,20 @@ def hold_worktree(top: Path) -> Iterator[int]:
         yield descriptor
 
 
-def clear_stale_locks(repo: Repo, top: Path, branch: str) -> None:
+def clear_worktree_locks(top: Path) -> None:
     """Remove the lock files of a git that was killed in the worktree; call it under `hold_worktree`."""
-    own = Path(git_text(top, "rev-parse", "--absolute-git-dir"))
-    for name in ("index.lock", "HEAD.lock"):
-        _remove_lock(own / name)
-    shared = repo.git_dir / "refs" / "heads" / f"{branch}.lock"
+    for path in Path(git_text(top, "rev-parse", "--absolute-git-dir")).glob("*.lock"):
+        _remove_lock(path)
+
+
+def clear_branch_lock(repo: Repo, branch: str) -> None:
+    """Remove the lock file of a git that was killed as it moved the branch."""
+    path = repo.git_dir / "refs" / "heads" / f"{branch}.lock"
     # The user's git may hold this one as well, but for milliseconds only.
     deadline = time.monotonic() + _REF_LOCK_S
-    while _is_young(shared) and time.monotonic() < deadline:
+    while _is_young(path) and time.monotonic() < deadline:
         time.sleep(0.1)
-    _remove_lock(shared)
+    _remove_lock(path)
 
 
 def _remove_lock(path: Path) -> None:

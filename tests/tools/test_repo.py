@@ -268,17 +268,34 @@ def test_a_record_that_was_half_written_is_made_again(project: Project, lost: st
     assert put(worktree, "lr: 2\n") == worktree.head
 
 
+def leave_branch_lock(project: Project) -> Path:
+    path = project.root / ".git" / "refs" / "heads" / "bakeoff" / "router.lock"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    os.utime(path, (0, 0))
+    return path
+
+
+def test_a_branch_whose_making_was_killed_is_made(project: Project) -> None:
+    lock = leave_branch_lock(project)
+    assert put(opened(project), "lr: 1\n")
+    project.commit_file("other.txt", "1\n")
+    project.git("update-ref", "refs/heads/bakeoff/router", "main~1")
+    shutil.rmtree(project.worktree_dir)
+    leave_branch_lock(project)
+    assert opened(project).head == project.git("rev-parse", "main")
+    assert not lock.exists()
+
+
 def test_stale_locks_and_a_torn_index_are_mended(project: Project) -> None:
     worktree = opened(project)
     put(worktree, "lr: 1\n")
     (worktree.root / "recipe.yaml").write_text("lr: 2\n")
     index = admin_dir(project) / "index"
     index.write_bytes(index.read_bytes()[:40])
-    for lock in (admin_dir(project) / "index.lock", admin_dir(project) / "HEAD.lock"):
-        lock.touch()
-    branch_lock = project.root / ".git" / "refs" / "heads" / "bakeoff" / "router.lock"
-    branch_lock.touch()
-    os.utime(branch_lock, (0, 0))
+    for name in ("index", "HEAD", "ORIG_HEAD", "AUTO_MERGE"):
+        (admin_dir(project) / f"{name}.lock").touch()
+    branch_lock = leave_branch_lock(project)
     again = opened(project)
     assert again.changed_paths() == ("models/router/recipe.yaml",)
     again.commit(["recipe.yaml"], subject="Mended")

@@ -87,6 +87,10 @@ def test_names_that_git_would_expand_name_themselves_alone(worktree: Worktree) -
     sha = worktree.commit(["*.txt", ":(top)", "-f", "[ab].txt", "ünï code.txt", "#x"], subject="Odd names")
     assert len(files_of(worktree, sha)) == 6
     assert worktree.changed_paths() == ("models/router/a.txt",)
+    (worktree.root / "*.txt").unlink()
+    (worktree.root / "[ab].txt").write_text("changed\n")
+    sha = worktree.commit(["*.txt"], subject="Only the odd one goes")
+    assert files_of(worktree, sha) == ["D\tmodels/router/*.txt"]
 
 
 def test_leftovers_of_a_killed_write_are_not_taken_with_their_folder(worktree: Worktree) -> None:
