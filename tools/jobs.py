@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ PROCESS_FILE: Final = "process.json"
 CANCEL_FILE: Final = "cancel.json"
 EXIT_FILE: Final = "exit.json"
 LOG_FILE: Final = "log.txt"
+SUPERVISOR_LOCK: Final = ".supervisor.lock"
 
 _LOG = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9]{8}T[0-9]{12}Z-[a-z][a-z0-9-]{0,39}-[0-9a-f]{6}\Z")
@@ -109,13 +111,14 @@ def start_job(
         "cwd": str(Path(cwd).resolve()),
         "idempotency_key": idempotency_key,
     }
-    with locked(folder / ".lock"):
-        job_id = _known_id(folder, job)
-        if job_id is None:
-            job_id = _record(folder, job, now())
-        # Under the lock nobody else is starting a job: one without a process never started.
-        if read_job(folder, job_id).status in ("starting", "lost") and not _has_begun(folder / job_id):
-            _start_supervisor(folder / job_id, env_extra)
+    try:
+        with locked(folder / ".lock"):
+            job_id = _known_id(folder, job) or _record(folder, job, now())
+            # Under the lock nobody else is starting a job: one without a process never started.
+            if not _has_begun(folder / job_id):
+                _start_supervisor(folder / job_id, env_extra)
+    except OSError as err:
+        raise JobError(f"the job cannot be recorded in {folder}: {err}") from err
     return read_job(folder, job_id)
 
 
@@ -257,6 +260,23 @@ def _key_file(folder: Path, key: str) -> Path:
 
 def _start_supervisor(job_folder: Path, env_extra: Mapping[str, str] | None) -> None:
     """Start the supervisor and wait until it has said which process the job is."""
+    trouble = _launch(job_folder, env_extra)
+    deadline = time.monotonic() + _START_S
+    while trouble is None and not _has_begun(job_folder):
+        if time.monotonic() > deadline:
+            trouble = "it started, but recorded no process"
+        time.sleep(0.01)
+    if trouble is not None:
+        # With this record the supervisor, should it still come, does not start the command.
+        write_json_atomic(job_folder / EXIT_FILE, {"exit_code": None, "error": f"not started: {trouble}"})
+        raise JobError(f"the supervisor of job {job_folder.name} did not start: {trouble}")
+
+
+def _launch(job_folder: Path, env_extra: Mapping[str, str] | None) -> str | None:
+    """Run the launcher, which forks the supervisor and ends; return what went wrong, if anything.
+
+    The fork in between leaves nobody a zombie to reap.
+    """
     launcher = subprocess.Popen(
         [sys.executable, "-P", "-m", "tools.jobs_runner", str(job_folder)],
         stdin=subprocess.DEVNULL,
@@ -265,21 +285,13 @@ def _start_supervisor(job_folder: Path, env_extra: Mapping[str, str] | None) -> 
         env=child_environment(env_extra),
         start_new_session=True,
     )
-    # The launcher forks the supervisor and ends at once, so that nobody inherits a zombie.
     try:
         _, noise = launcher.communicate(timeout=_START_S)
     except subprocess.TimeoutExpired:
         launcher.kill()
         launcher.communicate()
-        raise JobError(f"the supervisor of {job_folder.name} did not start within {_START_S:.0f} s") from None
-    deadline = time.monotonic() + _START_S
-    while launcher.returncode == 0 and not _has_begun(job_folder):
-        if time.monotonic() > deadline:
-            raise JobError(f"the supervisor of {job_folder.name} started but recorded no process")
-        time.sleep(0.01)
-    if launcher.returncode != 0:
-        text = noise.decode("utf-8", "replace")[-2000:]
-        raise JobError(f"the supervisor of {job_folder.name} did not start: {text}")
+        return f"it took more than {_START_S:.0f} s"
+    return None if launcher.returncode == 0 else noise.decode("utf-8", "replace")[-2000:]
 
 
 def _has_begun(job_folder: Path) -> bool:
@@ -303,7 +315,7 @@ def _resolve(folder: Path, job: Mapping[str, Any]) -> tuple[JobStatus, dict[str,
     if alive:
         return "running", facts
     starter = job.get("starter") or {}
-    if not process and is_alive(starter.get("pid"), starter.get("started")):
+    if not process and (is_alive(starter.get("pid"), starter.get("started")) or _is_claimed(folder)):
         return "starting", facts
     if process and (folder / CANCEL_FILE).exists():
         return "cancelled", facts
@@ -311,6 +323,18 @@ def _resolve(folder: Path, job: Mapping[str, Any]) -> tuple[JobStatus, dict[str,
     if not process:
         facts["error"] = "it was recorded, but whoever did so ended before it started"
     return "lost", facts
+
+
+def _is_claimed(folder: Path) -> bool:
+    """Return whether a supervisor has the job in hand, though it has recorded no process yet."""
+    try:
+        with (folder / SUPERVISOR_LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _signal_group(folder: Path, number: signal.Signals) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from tools.child import started_at
 from tools.files import write_json_atomic
-from tools.jobs import CANCEL_FILE, EXIT_FILE, JOB_FILE, LOG_FILE, PROCESS_FILE
+from tools.jobs import CANCEL_FILE, EXIT_FILE, JOB_FILE, LOG_FILE, PROCESS_FILE, SUPERVISOR_LOCK
 
 _WRITE_TRIES: Final = 120
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     # Opened before the fork: what fails here, the starter hears of.
     log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    claim = os.open(folder / ".supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    claim = os.open(folder / SUPERVISOR_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -96,8 +96,7 @@ def run(
     where = checked.run_dir(checked_mode := _mode(mode))
     try:
         with termination_as_exit(), held(_lock_path(where), what=f"the run folder {where}") as lock:
-            run_dir = claim_run_dir(checked, checked_mode, now=datetime.now(UTC))
-            plan = lane.prepare(checked, checked_mode, run_dir, mid_eval=mid_eval)
+            run_dir, plan = _prepare(checked, checked_mode, lane, mid_eval)
             watched = _Watched(checked, checked_mode, run_dir, steps, on_progress)
             if runner is not None:
                 watched.call(runner, plan, poll_interval, sleep or time.sleep)
@@ -194,7 +193,7 @@ class _Watched:
             stopped_early = outcome is not None and outcome.stopped_early
             final = outcome.final_iter if outcome is not None else self._reached()
             self._refuse_short(final, stopped_early, said=outcome is not None)
-            mark_finished(self._recipe, self._mode)
+            self._mark_finished()
         wall_s = time.monotonic() - self._began
         _, iters = poll_run_progress(self._run_dir)
         self._beat.done(final, iters, wall_s=wall_s, stopped_early=stopped_early)
@@ -210,6 +209,13 @@ class _Watched:
             iter_dirs=tuple(iters),
             stopped_early=stopped_early,
         )
+
+    def _mark_finished(self) -> None:
+        try:
+            mark_finished(self._recipe, self._mode)
+        except OSError as err:
+            # The run itself is whole; all that is lost is that the next one starts anew.
+            _LOG.warning("the end of the run in %s cannot be recorded: %s", self._run_dir, err)
 
     def _refuse_short(self, final: int, stopped_early: bool, *, said: bool) -> None:
         if not said and not self._new():
@@ -256,6 +262,16 @@ class _Truthful:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self._watched.close(error)
+
+
+def _prepare(
+    recipe: TrainRecipe, mode: Mode, lane: Lane, mid_eval: Mapping[str, Any] | None
+) -> tuple[Path, LaunchPlan]:
+    try:
+        run_dir = claim_run_dir(recipe, mode, now=datetime.now(UTC))
+        return run_dir, lane.prepare(recipe, mode, run_dir, mid_eval=mid_eval)
+    except OSError as err:
+        raise TrainError(f"the run folder {recipe.run_dir(mode)} cannot be made ready: {err}") from err
 
 
 def _check(recipe: TrainRecipe, mode: str, poll_interval: float) -> tuple[TrainRecipe, int]:

@@ -123,6 +123,7 @@ def test_a_start_cut_short_before_the_command_is_made_good_by_the_next(jobs, tmp
     argv = ["sh", "-c", "exit 0"]
     job = start_job(jobs, "train", argv, cwd=tmp_path, idempotency_key="k")
     wait_job(jobs, job.id, timeout_s=30)
+    _until(lambda: started_at(_supervisor(job)) is None)
     # As a starter leaves it that was killed after it had recorded the job.
     for name in ("process.json", "exit.json"):
         (job.folder / name).unlink()
@@ -292,3 +293,18 @@ def test_starting_leaves_no_zombie_behind(jobs, tmp_path):
     job = start_job(jobs, "train", ["true"], cwd=tmp_path)
     wait_job(jobs, job.id, timeout_s=30)
     assert [child for child in psutil.Process().children() if child.pid == _supervisor(job)] == []
+
+
+def test_a_full_disk_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "jobs").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(JobError, match="cannot be recorded"):
+        start_job(tmp_path / "jobs", "train", ["true"], cwd=tmp_path)
+
+
+def test_a_supervisor_that_cannot_start_is_a_failed_job_and_an_error(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(JobError, match="did not start"):
+        start_job(jobs, "train", ["true"], cwd=tmp_path)
+    (job,) = list_jobs(jobs)
+    assert (job.status, job.exit_code) == ("failed", None)
+    assert "not started" in (job.error or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from tools.run_folder import held
 
 __all__ = ["LocalLane", "run_engine"]
 
+_LOG = logging.getLogger(__name__)
 SPEC: Final = "engine-spec.json"
 RESULT: Final = "engine-result.json"
 
@@ -31,6 +33,8 @@ class LocalLane:
         self, recipe: TrainRecipe, mode: Mode, run_dir: Path, *, mid_eval: Mapping[str, Any] | None = None
     ) -> LaunchPlan:
         """Write a train spec with one member into run_dir and return the worker's command."""
+        if recipe.eval_interval is not None and mid_eval is None:
+            _LOG.warning("eval_interval is set, but no mid_eval says on what rows: nothing is evaluated")
         result_path = run_dir / RESULT
         result_path.unlink(missing_ok=True)
         member = {"trial_id": "run", "recipe": recipe.to_dict(), "run_dir": str(run_dir)}
