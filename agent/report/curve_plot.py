@@ -18,7 +18,7 @@ MAX_SERIES: Final = 6
 """Candidates with a colour and a dash of their own; further ones share a grey."""
 _WIDTH: Final = 460
 _LEFT: Final = 46
-_RIGHT: Final = 384
+_RIGHT: Final = 366
 _TOP: Final = 14
 _BOTTOM: Final = 226
 _MAX_POINTS: Final = 64

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.locks import Locks
 from agent.records import IterationRecord
 from agent.report.evidence import EvidenceReader
-from agent.report.facts import gather_facts
+from agent.report.facts import Facts, gather_facts
 from agent.report.page import render_page
-from tools.files import write_text_atomic
+from tools.files import write_bytes_atomic, write_text_atomic
 from tools.task import Task
 from tools.versions import library_versions
 from tools.workspace import Workspace
 
 __all__ = ["ReportFiles", "write_report"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,4 +61,18 @@ def write_report(
         digests={} if locks is None else {"data": locks.data_digest, "task": locks.task},
         versions=library_versions(),
     )
-    return ReportFiles(html=write_text_atomic(folder / "report.html", render_page(facts)), png=None)
+    return ReportFiles(
+        html=write_text_atomic(folder / "report.html", render_page(facts)),
+        png=_write_picture(facts, folder / "report.png"),
+    )
+
+
+def _write_picture(facts: Facts, path: Path) -> Path | None:
+    try:
+        from agent.report.picture import draw_picture
+    except ImportError as err:
+        _LOG.warning(
+            "no report.png, only the page: %s; install the extra with pip install 'bakehouse[report]'", err
+        )
+        return None
+    return write_bytes_atomic(path, draw_picture(facts))

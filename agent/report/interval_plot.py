@@ -14,11 +14,12 @@ from agent.report.phrases import VERDICT_WORDS, percent, points, span_points, sp
 __all__ = ["draw_gains", "draw_selection"]
 
 _WIDTH: Final = 460
-_LEFT: Final = 88
+_LEFT: Final = 104
 _RIGHT: Final = 396
 _TOP: Final = 44
 _ROW: Final = 36
 _MARK: Final = 5.5
+_CHAR: Final = 7.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def _draw(
         _zone(zone, bottom),
         [_tick(axis.at(tick), text, bottom) for tick, text in zip(axis.ticks, ticks, strict=True)],
         [_reference(line, axis, bottom) for line in lines],
+        # After all lines, since one may run through the other's name.
+        [_reference_label(line, lines, axis) for line in lines],
         [_bar(bar, axis, _TOP + _ROW * (number + 0.5)) for number, bar in enumerate(bars)],
         viewBox=f"0 0 {_WIDTH} {bottom + 28}",
         role="img",
@@ -136,15 +139,31 @@ def _tick(x: float, text: str, bottom: float) -> list[Markup]:
     ]
 
 
-def _reference(line: _Line, axis: Axis, bottom: float) -> list[Markup]:
-    x, top = axis.at(line.value), 16 + 17 * line.lane
-    share = (x - _LEFT) / (_RIGHT - _LEFT)
-    anchor = "start" if share < 0.3 else "end" if share > 0.7 else "middle"
-    shift = {"start": -4, "middle": 0, "end": 4}[anchor]
-    return [
-        element("line", x1=x, x2=x, y1=top + 5, y2=bottom, class_=f"reference {line.kind}"),
-        element("text", line.label, x=x + shift, y=top, text_anchor=anchor, class_="reference-label"),
-    ]
+def _reference(line: _Line, axis: Axis, bottom: float) -> Markup:
+    x = axis.at(line.value)
+    return element("line", x1=x, x2=x, y1=_lane(line) + 5, y2=bottom, class_=f"reference {line.kind}")
+
+
+def _reference_label(line: _Line, lines: Sequence[_Line], axis: Axis) -> Markup:
+    """Return a line's name, beside it on the side where the other line is not, if it fits there."""
+    x, width = axis.at(line.value), _CHAR * len(line.label)
+    goes_left = any(line.value < other.value for other in lines)
+    if goes_left and x - width < 0:
+        goes_left = False
+    elif not goes_left and x + width > _WIDTH:
+        goes_left = True
+    return element(
+        "text",
+        line.label,
+        x=x + (1 if goes_left else -1),
+        y=_lane(line),
+        text_anchor="end" if goes_left else "start",
+        class_="reference-label",
+    )
+
+
+def _lane(line: _Line) -> int:
+    return 16 + 17 * line.lane
 
 
 def _bar(bar: _Bar, axis: Axis, y: float) -> Markup:

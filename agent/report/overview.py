@@ -53,8 +53,8 @@ def _gain_tile(facts: Facts) -> list[Markup]:
     if ruling is None or ruling.gain is None:
         return []
     note = "no interval"
-    if ruling.low is not None and ruling.high is not None and ruling.level is not None:
-        note = f"{span_points(ruling.low, ruling.high)} at {level_text(ruling.level)}"
+    if ruling.low is not None and ruling.high is not None:
+        note = span_points(ruling.low, ruling.high)
     return [_tile(f"Gain of {best.name}, points", points(ruling.gain), note, best.verdict)]
 
 
