@@ -49,6 +49,7 @@ def ensure_worktree(
     Raises:
         RepoError: the repository cannot be used, branch is checked out elsewhere or is no
             branch name, base names no commit, or worktree_dir holds something else.
+        LockHeldError: a git of an earlier run is still at work in the worktree.
     """
     repo = find_repo(workspace_root)
     top = Path(worktree_dir).absolute()

@@ -97,6 +97,7 @@ class Worktree:
         Raises:
             RepoError: a path is refused, a file holds a secret or is too large, git ignores
                 it, nothing changed, a hook or signing refused, or git failed.
+            LockHeldError: a git of an earlier run is still at work in the worktree.
         """
         trailers = trailers or {}
         message = compose_message(subject, body, trailers)
