@@ -6,7 +6,6 @@ from agent.report.curve_plot import series_class
 from agent.report.facts import Entrant, Facts
 from agent.report.markup import Child, Markup, element
 from agent.report.phrases import (
-    UNKNOWN,
     VERDICT_SIGNS,
     VERDICT_WORDS,
     level_text,
@@ -133,7 +132,8 @@ def _selection(one: Entrant) -> list[Markup]:
 
 
 def _reason(one: Entrant) -> Markup:
-    told = one.ruling.reason if one.ruling else one.failure or "no verdict was reached"
+    told = [one.ruling.reason] if one.ruling else []
+    told += [error for error in one.errors if not any(error in text for text in told)]
     guards = [
         element(
             "li",
@@ -152,6 +152,6 @@ def _reason(one: Entrant) -> Markup:
     return element(
         "li",
         element("p", element("strong", one.name), " ", badge(one.verdict), class_="reason-head"),
-        element("p", told or UNKNOWN),
+        [element("p", text) for text in told or ["no verdict was reached"]],
         element("ul", guards, class_="guards", aria_label=f"guards of {one.name}") if guards else None,
     )

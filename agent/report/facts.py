@@ -61,11 +61,10 @@ class Entrant:
         return sum(trial.train_s + trial.eval_s for trial in self.trials) if self.trials else None
 
     @property
-    def failure(self) -> str | None:
-        """Why it has no score, or None."""
-        if self.rejected is not None or any(trial.scored for trial in self.trials):
-            return self.rejected
-        return next((trial.error for trial in self.trials if trial.error), None)
+    def errors(self) -> tuple[str, ...]:
+        """What went wrong with it: why it was refused, and every trial that failed."""
+        refused = () if self.rejected is None else (self.rejected,)
+        return (*refused, *(f"{trial.trial_id}: {trial.error}" for trial in self.trials if trial.error))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
+from agent.report.axis import fit_axis
 from agent.report.curve_plot import series_class, thin_points
 from agent.report.evidence import Point
 from agent.report.facts import Entrant, Facts
@@ -47,7 +49,8 @@ def draw_picture(facts: Facts) -> bytes:
     has_curves = any(curve.losses or curve.scores for one in facts.entrants for curve in one.evidence.curves)
     above = 1.6 + 0.42 * rows
     height = above + (3.4 if has_curves else 0.0)
-    figure = Figure(figsize=(11, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, height), dpi=150)
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.12, hspace=0.06)
     FigureCanvasAgg(figure)
     ratios = [above - 0.8, 3.4] if has_curves else [1.0]
     grid = figure.subplots(len(ratios), 2, squeeze=False, height_ratios=ratios)
@@ -95,12 +98,25 @@ def _draw_selection(axes: Axes, facts: Facts) -> None:
         found = one.evidence.selection
         _bar(axes, number, one, one.mean_selection, (found.low, found.high) if found else (None, None))
     _names(axes, [f"{one.name}  {percent(one.mean_selection)}" for one in shown])
-    if facts.incumbent.mean_selection is not None:
-        axes.axvline(100 * facts.incumbent.mean_selection, color=_SOFT, linewidth=1, linestyle="--")
-    if facts.base_selection is not None:
-        label = f"untrained base {percent(facts.base_selection)}"
-        axes.axvline(100 * facts.base_selection, color=_SOFT, linewidth=1.4, linestyle=":", label=label)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False, borderaxespad=0)
+    _reference(axes, "incumbent", facts.incumbent.mean_selection, "--")
+    _reference(axes, "untrained base", facts.base_selection, ":")
+
+
+def _reference(axes: Axes, name: str, score: float | None, dash: str) -> None:
+    if score is None:
+        return
+    axes.axvline(100 * score, color=_SOFT, linewidth=1.3, linestyle=dash)
+    left, right = axes.get_xlim()
+    on_the_left = 100 * score < (left + right) / 2
+    axes.annotate(
+        f"{name} {percent(score)}",
+        xy=(100 * score, 1),
+        xycoords=axes.get_xaxis_transform(),
+        ha="left" if on_the_left else "right",
+        va="bottom",
+        fontsize=8,
+        color=_SOFT,
+    )
 
 
 def _draw_losses(axes: Axes, facts: Facts) -> None:
@@ -108,8 +124,11 @@ def _draw_losses(axes: Axes, facts: Facts) -> None:
     values = [value for one in facts.entrants for curve in one.evidence.curves for _, value in curve.losses]
     for one in facts.entrants:
         _curves(axes, facts, one, [thin_points(curve.losses) for curve in one.evidence.curves], marker="")
-    if values and min(values) > 0 and max(values) / min(values) >= 30:
+    up = fit_axis(values, start=0.0, end=1.0, may_be_log=True)
+    if up.is_log:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_yticks(up.ticks, [f"{tick:.3g}" for tick in up.ticks])
 
 
 def _draw_mid_scores(axes: Axes, facts: Facts) -> None:
