@@ -155,7 +155,7 @@ BROKEN = {
     "february.yaml": b"slug: x\ncreated: 2026-02-31\n",
     "twice.yaml": b"slug: x\nslug: y\n",
     "code.yaml": b"slug: !!python/object/apply:os.system ['true']\n",
-    "bomb.yaml": b"a: &a [x, x, x]\nslug: [*a, *a, *a]\n",
+    "bomb.yaml": yaml.safe_dump(plain("bomb")).encode() + b"x: &x [1, 1]\ny: &y [*x, *x]\nz: [*y, *y]\n",
     "deep.yaml": b"a: " + b"[" * 5000,
     "huge.yaml": b"# " + b"x" * (1 << 20),
     "torn.json": b'{"slug": "x", ',
@@ -194,6 +194,12 @@ def test_only_yaml_and_json_files_are_read_and_missing_folders_are_skipped(tmp_p
     (tmp_path / "c.YML").write_text("\ufeff" + yaml.safe_dump(plain("c")), encoding="utf-8")
     (tmp_path / "d.md").write_text("slug: [", encoding="utf-8")
     assert active(tmp_path, tmp_path / "missing") == ["c", "b", "a"]
+
+
+def test_one_folder_may_be_given_as_it_is(tmp_path: Path) -> None:
+    put(tmp_path, plain("a"))
+    assert [entry.slug for entry in load_entries(dirs=str(tmp_path))] == ["a"]
+    assert [entry.slug for entry in load_entries(dirs=tmp_path)] == ["a"]  # type: ignore[arg-type]
 
 
 def test_entries_come_newest_first_and_within_a_day_by_the_number_in_their_slug(tmp_path: Path) -> None:

@@ -76,6 +76,17 @@ def test_the_file_has_the_documented_schema(tmp_path: Path) -> None:
     assert data["provenance"]["later"] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "odd", ["\x85", "\u2028", "\ufeff", "\x00\x07", "é ü 漢 😀", "# *not* &an: alias", "\t- a\n\n b "]
+)
+def test_any_text_survives(tmp_path: Path, odd: str) -> None:
+    findings = (DecideFinding(f"x{odd}", f"y{odd}", f"z{odd}z"),)
+    entry = dataclasses.replace(ENTRY, findings=findings, notes=f"a{odd}b{odd}")
+    path = write_entry(entry, tmp_path)
+    assert dataclasses.replace(DecideEntry.from_yaml(path), path=None) == entry
+    assert write_entry(entry, tmp_path) == path
+
+
 def test_a_list_used_twice_is_written_twice(tmp_path: Path) -> None:
     both = ["x"]
     entry = dataclasses.replace(ENTRY, extra={"one": both, "two": both})

@@ -64,6 +64,9 @@ def scan_entries(dirs: Iterable[str | Path] | None = None) -> EntryScan:
     """
     problems: list[EntryProblem] = []
     found: dict[str, DecideEntry] = {}
+    if isinstance(dirs, str | Path):
+        # A string is one folder, not a list of characters.
+        dirs = (dirs,)
     folders = default_dirs() if dirs is None else tuple(Path(folder) for folder in dirs)
     for folder in dict.fromkeys(folders):
         for entry in _read_folder(folder, problems):

@@ -182,9 +182,23 @@ def _parse(file: Path, text: str) -> Any:
         except (ValueError, RecursionError) as err:
             raise DecideError(f"{file} cannot be read as JSON: {err}") from err
     try:
+        if _has_alias(text):
+            raise DecideError(f"{file} uses a YAML alias (*name); write the value out instead")
         return parse_yaml(text)
     except ValueError as err:
         raise DecideError(f"{file} cannot be read as YAML: {err}") from err
+
+
+def _has_alias(text: str) -> bool:
+    """Return whether a text uses an alias, with which a page can stand for more than memory holds."""
+    import yaml
+
+    if "*" not in text:
+        return False
+    try:
+        return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+    except (yaml.YAMLError, RecursionError) as err:
+        raise ValueError(str(err) or "nested too deeply") from err
 
 
 def _as_findings(value: Any, label: str) -> tuple[DecideFinding, ...]:

@@ -14,6 +14,7 @@ from tools.decisions.corpus import list_entry_files
 from tools.decisions.entry import ENTRY_KEYS, MAX_ENTRY_BYTES, DecideEntry
 from tools.errors import DecideError
 from tools.files import write_text_atomic
+from tools.yaml_text import parse_yaml
 
 _SLUG: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,118}[A-Za-z0-9])?\Z")
 
@@ -52,20 +53,8 @@ def write_entry(entry: DecideEntry, folder: str | Path, *, replace: bool = False
 
 
 def _dump(entry: DecideEntry) -> str:
-    import yaml
-
     _check(entry)
-    try:
-        text = _to_yaml(entry)
-        back = yaml.safe_load(text)
-        same = DecideEntry.from_dict(back).to_dict() == entry.to_dict()
-    except (yaml.YAMLError, UnicodeError, RecursionError) as err:
-        raise DecideError(f"entry {entry.slug!r} holds a value that YAML cannot carry: {err}") from err
-    if not same:
-        raise DecideError(
-            f"entry {entry.slug!r} would read back as something else; "
-            f"use strings, finite numbers, true/false, dates, lists and mappings"
-        )
+    text = _to_yaml(entry)
     if len(text.encode("utf-8")) > MAX_ENTRY_BYTES:
         raise DecideError(f"entry {entry.slug!r} is larger than {MAX_ENTRY_BYTES} bytes; shorten it")
     return text
@@ -92,9 +81,17 @@ def _find_holder(slug: str, target: Path) -> Path | None:
     """Return the file that has the slug, by its name or by what it says."""
     for file in list_entry_files(target.parent):
         # An unreadable file of that name is someone's work too.
-        if file.stem == slug or _slug_of(file) == slug:
+        if file.stem == slug or (_mentions(file, slug) and _slug_of(file) == slug):
             return file
     return target if os.path.lexists(target) else None
+
+
+def _mentions(file: Path, slug: str) -> bool:
+    # Parsing every entry at every write would make a long search slow.
+    try:
+        return slug.encode("ascii") in file.read_bytes()
+    except OSError:
+        return False
 
 
 def _slug_of(file: Path) -> str | None:
@@ -113,6 +110,7 @@ def _says(file: Path) -> str | None:
 
 
 def _to_yaml(entry: DecideEntry) -> str:
+    """Return the file of an entry, readable in its own script where that reads back the same."""
     import yaml
 
     class PlainDumper(yaml.SafeDumper):
@@ -120,7 +118,21 @@ def _to_yaml(entry: DecideEntry) -> str:
             # A list used twice is written twice: readers refuse aliases.
             return True
 
-    return yaml.dump(entry.to_dict(), Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=100)
+    plain = entry.to_dict()
+    try:
+        # YAML folds some characters away, such as the line break U+0085, unless all are escaped.
+        for allow_unicode in (True, False):
+            text = yaml.dump(
+                plain, Dumper=PlainDumper, sort_keys=False, allow_unicode=allow_unicode, width=100
+            )
+            if DecideEntry.from_dict(parse_yaml(text)).to_dict() == plain:
+                return text
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        raise DecideError(f"entry {entry.slug!r} holds a value that YAML cannot carry: {err}") from err
+    raise DecideError(
+        f"entry {entry.slug!r} would read back as something else; "
+        f"use strings, finite numbers, true/false, dates, lists and mappings"
+    )
 
 
 @contextlib.contextmanager
