@@ -14,7 +14,7 @@
     ├── JobError (RuntimeError)         a detached job is unknown, lost or refused
     ├── MergeExportError (RuntimeError) merging or exporting failed
     │   └── ConvertError                a conversion between formats failed
-    ├── ProbeError (ValueError)         a reasoning probe or its report is malformed
+    ├── ProbeError (RuntimeError)       a probe, its report or a comparison of reports is malformed
     ├── ScorerError (ValueError)        a scorer is unknown or broke its contract
     ├── EvidenceError (ValueError)      too little evidence, or evidence that does not pair
     ├── DecideError (RuntimeError)      the decision corpus is malformed or cannot answer
@@ -99,8 +99,8 @@ class ConvertError(MergeExportError):
     """A conversion between checkpoint formats failed."""
 
 
-class ProbeError(BakehouseError, ValueError):
-    """A reasoning probe or its report is malformed."""
+class ProbeError(BakehouseError, RuntimeError):
+    """A probe, its report or a comparison of reports is malformed."""
 
 
 class ScorerError(BakehouseError, ValueError):

@@ -1,8 +1,8 @@
-"""Greedy answers for many prompts at once, from the base or from one adapter on it."""
+"""Answers to many prompts at once, from the base or from one adapter on it; greedy unless told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,10 @@ from tools.engine.base import LoadedBase
 from tools.engine.lora import Adapter, Span
 from tools.errors import BakehouseError
 
-__all__ = ["Answer", "StoppedError", "generate_answers", "stop_ids_of"]
+__all__ = ["Answer", "Choose", "StoppedError", "choose_greedy", "generate_answers", "stop_ids_of"]
+
+Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+"""Given logits_B_V and the number of each row's prompt, returns the next token of each row."""
 
 # Finished rows leave the batch once this share of it is idle: moving the cache costs a copy.
 _IDLE_SHARE: Final = 0.25
@@ -32,6 +35,8 @@ class Answer:
     """Tokens generated, the one that ended the turn included."""
     is_complete: bool
     """False when the token limit cut it off."""
+    token_ids: tuple[int, ...]
+    """All that was generated, special tokens included, but for the one that ended the turn."""
 
 
 def stop_ids_of(base: LoadedBase) -> frozenset[int]:
@@ -42,6 +47,11 @@ def stop_ids_of(base: LoadedBase) -> frozenset[int]:
     return frozenset(ids) | frozenset(stop_token_ids(base.tokenizer))
 
 
+def choose_greedy(logits_B_V: torch.Tensor, _numbers: Sequence[int]) -> torch.Tensor:
+    """Return the likeliest token of each row."""
+    return logits_B_V.argmax(-1)
+
+
 def generate_answers(
     base: LoadedBase,
     prompts: Sequence[Sequence[int]],
@@ -50,9 +60,12 @@ def generate_answers(
     max_new_tokens: int,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
+    choose: Choose = choose_greedy,
 ) -> tuple[Answer, ...]:
-    """Answer every prompt greedily, in the order of prompts.
+    """Answer every prompt, in the order of prompts.
 
+    Args:
+        choose: Picks each next token.
     Raises:
         StoppedError: should_stop said so between two batches.
     """
@@ -64,10 +77,9 @@ def generate_answers(
         if should_stop():
             raise StoppedError("asked to stop while answers were being generated")
         numbers = order[start : start + batch_size]
-        batch = [prompts[i] for i in numbers]
-        for i, tokens in zip(
-            numbers, _decode_batch(base, batch, adapter, stops, max_new_tokens), strict=True
-        ):
+        batch = {i: prompts[i] for i in numbers}
+        decoded = _decode_batch(base, batch, adapter, stops, max_new_tokens, choose)
+        for i, tokens in zip(numbers, decoded, strict=True):
             answers[i] = _answer(base.tokenizer, tokens, stops)
     return tuple(answers[i] for i in range(len(prompts)))
 
@@ -75,13 +87,15 @@ def generate_answers(
 @torch.inference_mode()
 def _decode_batch(
     base: LoadedBase,
-    prompts: Sequence[Sequence[int]],
+    batch: Mapping[int, Sequence[int]],
     adapter: Adapter | None,
     stops: frozenset[int],
     max_new_tokens: int,
+    choose: Choose,
 ) -> list[list[int]]:
     from transformers import DynamicCache
 
+    numbers, prompts = list(batch), list(batch.values())
     width = max(len(prompt) for prompt in prompts)
     pads = [width - len(prompt) for prompt in prompts]
     ids_B_T = torch.tensor(
@@ -95,7 +109,8 @@ def _decode_batch(
     outputs: list[list[int]] = [[] for _ in prompts]
     running_B = torch.ones(len(prompts), dtype=torch.bool, device=base.device)
     for _ in range(max_new_tokens):
-        next_B = _next_tokens(base, adapter, ids_B_T, mask_B_T, position_B_T, cache)
+        logits_B_V = _next_logits(base, adapter, ids_B_T, mask_B_T, position_B_T, cache)
+        next_B = choose(logits_B_V, [numbers[row] for row in rows])
         for row, token, is_running in zip(rows, next_B.tolist(), running_B.tolist(), strict=True):
             if is_running:
                 outputs[row].append(token)
@@ -114,7 +129,7 @@ def _decode_batch(
     return outputs
 
 
-def _next_tokens(
+def _next_logits(
     base: LoadedBase,
     adapter: Adapter | None,
     ids_B_T: torch.Tensor,
@@ -132,9 +147,10 @@ def _next_tokens(
             use_cache=True,
         ).last_hidden_state
     logits_B_V: torch.Tensor = hidden_B_T_D[:, -1] @ base.head_V_D.t()
-    return logits_B_V.argmax(-1)
+    return logits_B_V
 
 
 def _answer(tokenizer: Any, tokens: list[int], stops: frozenset[int]) -> Answer:
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(text, len(tokens), bool(tokens) and tokens[-1] in stops)
+    is_complete = bool(tokens) and tokens[-1] in stops
+    return Answer(text, len(tokens), is_complete, tuple(tokens[:-1] if is_complete else tokens))
