@@ -1,37 +1,47 @@
 # Two commands matter: `make demo` runs the flywheel on examples/drone-router, `make test` is CI.
-# Every path below is relative and unquoted-safe, so a checkout may lie in a folder with a space in its name.
-PYTHON ?= python3
-VENV := .venv
-PY := $(VENV)/bin/python
-# The stamp carries what the environment was made from: change either file and it is made anew.
-STAMP := $(VENV)/.installed
+# Both make .venv first. Paths are relative, so that a checkout may lie under a name with a space in it,
+# and tools run as modules of .venv's Python, because scripts in .venv/bin carry the path they were made at.
+SHELL := /bin/sh
+PY := .venv/bin/python
+
+# The first Python that is new enough. Name another one: make demo PYTHON=/path/to/python3.12
+ifeq ($(origin PYTHON), undefined)
+PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python $(PY); do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+endif
+
+# Packages named `tools` or `agent` on these paths would take the place of ours.
+unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check clean
+.PHONY: help env demo test lint types clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
 
-$(STAMP): pyproject.toml constraints.txt
-	@echo "== making $(VENV) (a few minutes the first time: torch is large)"
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bakehouse needs Python 3.11 or newer; set PYTHON=... and remove $(VENV)"; exit 1; }
-	$(PY) -m pip install --disable-pip-version-check --progress-bar on -q --upgrade-strategy only-if-needed "pip>=25.1"
-	$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e . --group dev
-	@touch $(STAMP)
+env: ## make or mend .venv; nothing to do, and no network needed, when it is up to date
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "bakehouse needs Python 3.11 or newer; '$(if $(PYTHON),$(PYTHON),python3)' is not one:" \
+	    "$$("$(if $(PYTHON),$(PYTHON),python3)" --version 2>&1 | head -1)" >&2; \
+	  echo "install one, or name it: make $(firstword $(MAKECMDGOALS) env) PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -P .ci/environment.py
 
-demo: $(STAMP) ## run the flywheel on examples/drone-router, from recipe to committed decision
+demo: env ## run the flywheel on examples/drone-router, from recipe to committed decision
 	@$(PY) -P examples/drone-router/demo.py
 
-test: $(STAMP) lint types ## ruff, mypy --strict and pytest: what CI runs
-	$(PY) -m pytest
+test: lint types ## ruff, mypy --strict and pytest: what CI runs
+	@echo "== pytest"
+	@$(PY) -m pytest
 
-lint: $(STAMP) ## ruff
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+lint: env ## ruff
+	@echo "== ruff"
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 
-types: $(STAMP) ## mypy --strict
-	$(PY) -m mypy
+types: env ## mypy --strict
+	@echo "== mypy --strict (a minute the first time)"
+	@$(PY) -m mypy
 
 clean: ## remove the environment and caches of this checkout
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@
     │   └── LeakError                   a training row is tied to a judged split
     ├── ChatError (ValueError)          a conversation the chat template cannot render
     ├── ModelError (RuntimeError)       a base model that cannot be found or loaded
+    ├── MissingExtraError (ImportError) a command needs an optional package that is not installed
     ├── HardwareError (RuntimeError)    the recipe does not fit the machine
     ├── CapabilityError (ValueError)    a size or precision that the memory arithmetic cannot use
     ├── TrainError (RuntimeError)       a run could not start or did not finish
@@ -73,6 +74,10 @@ class ChatError(BakehouseError, ValueError):
 
 class ModelError(BakehouseError, RuntimeError):
     """A base model that cannot be found or loaded."""
+
+
+class MissingExtraError(BakehouseError, ImportError):
+    """A command needs an optional package that is not installed."""
 
 
 class HardwareError(BakehouseError, RuntimeError):

