@@ -9,9 +9,9 @@ import torch
 
 __all__ = ["SupervisedLoss", "supervised_loss"]
 
-# Logits of a chunk in float32 take this many bytes at most: enough to keep a matrix product
-# busy, little beside the activations of a step.
-_CHUNK_BYTES: Final = 128 * 2**20
+# Logits of a chunk in float32 take this many bytes at most: enough rows to keep a matrix product
+# busy, few enough to stay near the processor.
+_CHUNK_BYTES: Final = {"cpu": 24 * 2**20, "cuda": 256 * 2**20, "mps": 128 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses = torch.empty_like(weights_S)
         grad = torch.empty_like(hidden_S_D)
-        step = max(1, _CHUNK_BYTES // (4 * head_V_D.shape[0]))
+        step = max(1, _CHUNK_BYTES[hidden_S_D.device.type] // (4 * head_V_D.shape[0]))
         for start in range(0, len(targets_S), step):
             part = slice(start, start + step)
             logits = (hidden_S_D[part] @ head_V_D.t()).float()
-            losses[part] = _to_probabilities_(logits, targets_S[part])
-            logits[torch.arange(len(logits), device=logits.device), targets_S[part]] -= 1
-            logits *= weights_S[part, None]
-            grad[part] = logits.to(head_V_D.dtype) @ head_V_D
+            picked = logits.gather(-1, targets_S[part, None])[:, 0]
+            peak = logits.amax(-1)
+            probabilities = torch.softmax(logits, -1)
+            # The likeliest token has probability 1 / sum(exp(logit - peak)).
+            losses[part] = peak - probabilities.amax(-1).log() - picked
+            probabilities[torch.arange(len(picked), device=picked.device), targets_S[part]] -= 1
+            probabilities *= weights_S[part, None]
+            grad[part] = probabilities.to(head_V_D.dtype) @ head_V_D
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(losses)
         return (losses * weights_S).sum(), losses
@@ -74,11 +78,3 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 # torch leaves `apply` untyped.
 _chunked: Any = _ChunkedCrossEntropy.apply
-
-
-def _to_probabilities_(logits_S_V: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
-    """Turn logits into probabilities in place and return the cross-entropy of the targets."""
-    norm_S = torch.logsumexp(logits_S_V, dim=-1)
-    picked_S = logits_S_V.gather(-1, targets_S[:, None])[:, 0]
-    logits_S_V.sub_(norm_S[:, None]).exp_()
-    return norm_S - picked_S

@@ -25,7 +25,7 @@ def expected_attention(
     return torch.cat(parts, dim=2).transpose(1, 2)
 
 
-@pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [9, 1, 3, 8, 2], [1, 1], [30, 7, 29, 28]])
+@pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [9, 1, 3, 8, 2], [1, 1], [30, 7, 29, 28], [140, 3, 135]])
 def test_documents_attend_to_themselves_alone(lengths: list[int]) -> None:
     generator = torch.Generator().manual_seed(0)
     n = sum(lengths)

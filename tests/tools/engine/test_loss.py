@@ -12,9 +12,10 @@ from tools.engine.loss import supervised_loss
 def test_loss_and_gradient_equal_plain_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", {"cpu": chunk_bytes})
     torch.manual_seed(0)
-    hidden = torch.randn(10, 16, requires_grad=True)
+    # Spread wide: the likeliest token is sometimes certain, the target sometimes impossible.
+    hidden = (torch.randn(10, 16) * torch.logspace(-1, 2, 10)[:, None]).requires_grad_()
     twin = hidden.detach().clone().requires_grad_()
     head, targets, weights = torch.randn(50, 16), torch.randint(50, (10,)), torch.rand(10)
     found = supervised_loss(hidden, head, targets, weights)
@@ -23,4 +24,4 @@ def test_loss_and_gradient_equal_plain_cross_entropy(
     torch.testing.assert_close(found.total, (plain * weights).sum())
     found.total.backward()
     (plain * weights).sum().backward()
-    torch.testing.assert_close(hidden.grad, twin.grad)
+    torch.testing.assert_close(hidden.grad, twin.grad, rtol=1e-4, atol=1e-4)
