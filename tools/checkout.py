@@ -99,6 +99,24 @@ class Repo:
                 return sha
         return None
 
+    def trailers(self, sha: str) -> dict[str, str]:
+        """Return the trailers of a commit."""
+        form = "--format=%(trailers:only,unfold)"
+        text = git_text(
+            self.root, "-c", "trailer.separators=:", "log", "-1", "--no-show-signature", form, sha
+        )
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+    def read_file(self, revision: str, path: str | Path) -> str | None:
+        """Return a file of the workspace as a revision has it, or None when it has none.
+
+        Reads a branch without its worktree, so that a running loop is not disturbed. The last
+        line break is left off.
+        """
+        place = (self.subfolder / path).as_posix()
+        output = run_git(self.root, "cat-file", "blob", f"{revision}:{place}")
+        return output.stdout if output.ok else None
+
     def log(self, branch: str, n: int = 10) -> str:
         """Return the newest n commits of branch as text, one a line."""
         name = f"refs/heads/{branch}"

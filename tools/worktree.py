@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.checkout import Repo
-from tools.commit_message import compose_message
+from tools.commit_message import compose_message, fold_line
 from tools.commit_paths import DEFAULT_MAX_BYTES, check_files, check_message, list_files
 from tools.errors import RepoError
 from tools.gitcommand import LITERAL_PATHS, git_text, run_git
@@ -83,9 +83,9 @@ class Worktree:
     ) -> str:
         """Commit the listed paths, and nothing else, and return the commit's id.
 
-        A commit of the branch that carries the same `Bakehouse-Iteration` is returned as it
-        is, so that a loop killed after its commit never makes a second one. The user's hooks
-        and signing apply.
+        A commit of the branch that carries the same `Bakehouse-Iteration`, and the same other
+        trailers, is returned as it is, so that a loop killed after its commit never makes a
+        second one. The user's hooks and signing apply.
 
         Args:
             paths: Files and folders, relative to `root`. One that is gone is removed.
@@ -96,7 +96,8 @@ class Worktree:
             hooks_timeout_s: After that time git, its hooks and its signing program are killed.
         Raises:
             RepoError: a path is refused, a file holds a secret or is too large, git ignores
-                it, nothing changed, a hook or signing refused, or git failed.
+                it, nothing changed, another commit carries the same iteration, a hook or
+                signing refused, or git failed.
             LockHeldError: a git of an earlier run is still at work in the worktree.
         """
         trailers = trailers or {}
@@ -138,10 +139,21 @@ class Worktree:
 
     def _already_committed(self, trailers: Mapping[str, str]) -> str | None:
         name = trailers.get(ITERATION_TRAILER)
-        return None if name is None else self.find_commit(ITERATION_TRAILER, name)
+        sha = None if name is None else self.find_commit(ITERATION_TRAILER, name)
+        if sha is None:
+            return None
+        present = self.repo.trailers(sha)
+        other = [key for key, value in trailers.items() if present.get(key, value) != fold_line(value)]
+        if other:
+            raise RepoError(
+                f"{self.branch} has another {ITERATION_TRAILER} {name}, commit {sha[:12]}, which differs in "
+                f"{', '.join(other)}; give this one a name that no commit of the branch carries"
+            )
+        return sha
 
     def _check_trailer(self, sha: str, trailers: Mapping[str, str]) -> None:
-        if ITERATION_TRAILER in trailers and self._already_committed(trailers) is None:
+        name = trailers.get(ITERATION_TRAILER)
+        if name is not None and self.find_commit(ITERATION_TRAILER, name) is None:
             logger.warning(
                 "a hook rewrote the message of %s, and %s is no trailer of it any more: "
                 "a run that is killed now would commit it again",

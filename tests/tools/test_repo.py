@@ -352,6 +352,17 @@ def test_a_repository_of_sha_256_works(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(put(opened(modern), "lr: 1\n")) == 64
 
 
+def test_a_file_is_read_from_a_branch_without_its_worktree(project: Project) -> None:
+    worktree = opened(project)
+    put(worktree, "lr: 1\n")
+    (worktree.root / "recipe.yaml").write_text("lr: 2\n")
+    repo = find_repo(project.workspace)
+    assert repo.read_file("bakeoff/router", "recipe.yaml") == "lr: 1"
+    assert repo.read_file("main", "recipe.yaml") is None
+    assert repo.read_file("missing", "recipe.yaml") is None
+    assert repo.read_file("--help", "recipe.yaml") is None
+
+
 def test_commits_are_shown_as_text(project: Project) -> None:
     worktree = opened(project)
     sha = put(worktree, "lr: 1\n")

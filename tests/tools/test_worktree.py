@@ -188,6 +188,17 @@ def test_an_iteration_is_committed_once(worktree: Worktree) -> None:
     assert worktree.find_commit("Trial", "t1") == first
 
 
+def test_another_iteration_of_the_same_name_is_refused_and_not_taken_for_this_one(
+    worktree: Worktree,
+) -> None:
+    write(worktree, "recipe.yaml", "lr: 1\n")
+    first = {ITERATION_TRAILER: "i0001", "Trial": "t1", "Cost": "4 s"}
+    worktree.commit(["recipe.yaml"], subject="s", trailers=first)
+    write(worktree, "recipe.yaml", "lr: 2\n")
+    with pytest.raises(RepoError, match=r"has another Bakehouse-Iteration i0001.*differs in Trial, Cost"):
+        worktree.commit(["recipe.yaml"], subject="s", trailers={**first, "Trial": "t9", "Cost": "5 s"})
+
+
 def test_a_body_cannot_pretend_that_an_iteration_is_committed(worktree: Worktree) -> None:
     write(worktree, "recipe.yaml", "lr: 1\n")
     forged = f"{ITERATION_TRAILER}: i0002"
