@@ -198,31 +198,50 @@ def test_a_disk_that_is_full_leaves_the_old_entry(tmp_path: Path, monkeypatch: p
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_of_processes_that_write_different_entries_of_one_slug_exactly_one_wins(tmp_path: Path) -> None:
-    code = """
+WRITER = """
 import dataclasses, sys
 from tests.tools.test_decisions_writing import ENTRY
 from tools.decisions import write_entry
 from tools.errors import DecideError
-sys.stdin.readline()
-try:
-    write_entry(dataclasses.replace(ENTRY, notes=sys.argv[2]), sys.argv[1])
-    print("won")
-except DecideError:
-    print("lost")
+entry = dataclasses.replace(ENTRY, notes=sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        write_entry(entry, line.strip())
+        print("won", flush=True)
+    except DecideError:
+        print("lost", flush=True)
 """
+
+
+def test_of_processes_that_write_different_entries_of_one_slug_exactly_one_wins(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     writers = [
         subprocess.Popen(
-            [sys.executable, "-P", "-c", code, str(tmp_path), f"writer {number}"],
+            [sys.executable, "-P", "-c", WRITER, f"writer {number}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            bufsize=1,
             env=env,
         )
         for number in range(4)
     ]
-    said = [writer.communicate("go\n", timeout=120)[0].strip() for writer in writers]
-    assert sorted(said) == ["lost", "lost", "lost", "won"]
-    (entry,) = load_entries(dirs=[tmp_path])
-    assert entry.notes == f"writer {said.index('won')}"
+
+    def hear() -> list[str]:
+        return [writer.stdout.readline().strip() for writer in writers if writer.stdout]
+
+    try:
+        assert hear() == ["ready"] * 4
+        for turn in range(25):
+            folder = tmp_path / str(turn)
+            for writer in writers:
+                assert writer.stdin is not None
+                writer.stdin.write(f"{folder}\n")
+            said = hear()
+            assert sorted(said) == ["lost", "lost", "lost", "won"]
+            (entry,) = load_entries(dirs=[folder])
+            assert entry.notes == f"writer {said.index('won')}"
+    finally:
+        for writer in writers:
+            writer.communicate(timeout=60)
