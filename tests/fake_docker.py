@@ -44,7 +44,7 @@ exec {python} "$@"
 class FakeDocker:
     """Puts `docker` into a folder for PATH; `calls` are the argument lists it was given."""
 
-    def __init__(self, folder: Path, container: str) -> None:
+    def __init__(self, folder: Path, container: str, *, python: str = sys.executable) -> None:
         self.bin = folder / "host-bin"
         self._log = folder / "docker-calls.txt"
         inside = folder / "container-bin"
@@ -59,8 +59,8 @@ class FakeDocker:
                 python=sys.executable, log=str(self._log), path=path, home=str(home), container=container
             ),
         )
-        _executable(inside / "torchrun", _TORCHRUN.format(python=sys.executable))
-        _executable(inside / "python3", f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+        _executable(inside / "torchrun", _TORCHRUN.format(python=python))
+        _executable(inside / "python3", f'#!/bin/bash\nexec {python} "$@"\n')
 
     @property
     def calls(self) -> list[str]:

@@ -91,14 +91,11 @@ def _load_model(folder: str) -> tuple[Any, Any]:
 
 def _as_folder(base_model: str, scratch: Path) -> str:
     """Return what transformers loads base_model from; a .gguf file is unpacked into scratch."""
-    from tools.models import resolve_base_model
-
-    name = resolve_base_model(base_model)
-    if not name.endswith(".gguf"):
-        return name
+    if not base_model.endswith(".gguf"):
+        return base_model
     from tools.engine.base import save_as_folder
 
-    save_as_folder(name, scratch, dtype="float32")
+    save_as_folder(base_model, scratch, dtype="float32")
     return str(scratch)
 
 

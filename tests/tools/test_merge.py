@@ -192,8 +192,8 @@ def test_a_run_config_that_is_still_to_come_is_waited_for(recipe):
 def test_bad_recipes_are_refused(recipe):
     with pytest.raises(MergeExportError, match="preflight"):
         merge_and_export(recipe.replace(lora_rank=0))
-    with pytest.raises(MergeExportError, match="MERGE_SCRIPT"):
-        merge_and_export(recipe.replace(backend="unsloth", extra_env={}))
+    with pytest.raises(MergeExportError, match="ray"):
+        merge_and_export(recipe.replace(backend="ray", extra_env={}))
 
 
 def test_unsloth_runs_the_callers_script_with_the_documented_variables(recipe, tmp_path, monkeypatch):
@@ -273,6 +273,19 @@ def test_the_local_export_gives_the_logits_of_base_and_adapter(trained):
     assert not torch.equal(merged.state_dict()["model.layers.0.self_attn.q_proj.weight"], plain)
 
 
+def test_unsloth_merges_with_the_shipped_code_in_the_container(trained, tmp_path, monkeypatch):
+    docker = FakeDocker(tmp_path / "docker", "ps-train")
+    monkeypatch.setenv("PATH", f"{docker.bin}{os.pathsep}{os.environ['PATH']}")
+    # Nothing of this checkout is on the container's path but what the lane ships.
+    monkeypatch.chdir(tmp_path)
+    result = merge_and_export(trained.replace(backend="unsloth"))
+    assert (result.backend, result.source_iter, result.standardize_applied) == ("unsloth", 10, True)
+    assert (Path(result.merged_hf_dir) / "model.safetensors").is_file()
+    (call,) = docker.calls
+    assert "tools.merge_worker" in call
+    assert f"PYTHONPATH={trained.output_dir}" in call
+
+
 def test_the_local_lane_takes_the_best_checkpoint_where_one_was_found(trained):
     best = trained.run_dir("full") / "best_checkpointed_iteration.txt"
     best.write_text("5", encoding="utf-8")
@@ -292,6 +305,12 @@ def test_a_tokenizer_that_lost_its_spaces_is_not_let_out(trained):
     (old / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     with pytest.raises(MergeExportError, match="restore the base model's tokenizer"):
         prove_tokenizer(trained.base_model, old)
+
+
+def test_a_known_model_that_was_never_fetched_is_an_error_that_says_how(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("BAKEHOUSE_CACHE", str(tmp_path))
+    with pytest.raises(MergeExportError, match=r"merge: .*fetch"):
+        merge_and_export(trained.replace(base_model="smollm2-135m-instruct-q4_1"))
 
 
 def test_an_adapter_that_cannot_be_read_is_an_error_with_its_log(trained):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.child import Child, ChildEnd, tail, watch
-from tools.errors import TrainError
+from tools.errors import MergeExportError, ModelError, TrainError
 from tools.extras import require_extra
 from tools.files import write_json_atomic
 from tools.lanes.lane import LaunchPlan, Outcome
@@ -76,18 +76,22 @@ class LocalLane:
 
 def merge_plan(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path) -> LaunchPlan:
     """Write a merge spec beside merged_hf and return the command that carries it out."""
-    spec = {
-        "action": "merge",
-        "base_model": recipe.base_model,
-        "adapter": str(checkpoint),
-        "out": str(merged_hf),
-    }
+    spec = {"action": "merge", "base_model": _base(recipe), "adapter": str(checkpoint), "out": str(merged_hf)}
     return _merge_step(merged_hf, spec)
 
 
 def prove_plan(recipe: TrainRecipe, merged_hf: Path) -> LaunchPlan:
     """Return the command that proves merged_hf's tokenizer against the base model's."""
-    return _merge_step(merged_hf, {"action": "prove", "base_model": recipe.base_model, "out": str(merged_hf)})
+    return _merge_step(merged_hf, {"action": "prove", "base_model": _base(recipe), "out": str(merged_hf)})
+
+
+def _base(recipe: TrainRecipe) -> str:
+    from tools.models import resolve_base_model
+
+    try:
+        return resolve_base_model(recipe.base_model)
+    except ModelError as err:
+        raise MergeExportError(f"merge: {err}") from err
 
 
 def _merge_step(merged_hf: Path, spec: Mapping[str, str]) -> LaunchPlan:

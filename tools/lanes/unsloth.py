@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.errors import MergeExportError, TrainError
+import tools
+from tools.errors import TrainError
+from tools.files import write_json_atomic
 from tools.lanes.docker import exec_plan, exec_trainer, trainer_environment
 from tools.lanes.lane import LaunchPlan, Outcome
-from tools.recipe import Mode, TrainRecipe
+from tools.recipe import MODE_SMOKE, Mode, TrainRecipe
 
 __all__ = ["UnslothLane", "merge_plan"]
 
 
 class UnslothLane:
-    """Starts `extra_env['TRAIN_SCRIPT']` with the recipe in its environment."""
+    """Starts the shipped trainer, or the bash script that extra_env['TRAIN_SCRIPT'] names."""
 
     name = "unsloth"
 
@@ -23,15 +26,20 @@ class UnslothLane:
         self, recipe: TrainRecipe, mode: Mode, run_dir: Path, *, mid_eval: Mapping[str, Any] | None = None
     ) -> LaunchPlan:
         """Return the docker command; the container must see the recipe's paths under the same names."""
-        script = recipe.extra_env.get("TRAIN_SCRIPT")
-        if not script:
-            raise TrainError(
-                "backend 'unsloth' needs extra_env['TRAIN_SCRIPT'], a bash script's path in the container"
-            )
         if mid_eval is not None:
             raise TrainError("backend 'unsloth' runs no mid-run evaluations; leave mid_eval out")
         env = trainer_environment(recipe, mode, run_dir)
-        return exec_trainer(recipe, ("bash", script), env=env, run_dir=run_dir)
+        script = recipe.extra_env.get("TRAIN_SCRIPT")
+        if script:
+            return exec_trainer(recipe, ("bash", script), env=env, run_dir=run_dir)
+        if recipe.use_dora:
+            raise TrainError("the shipped unsloth trainer trains no DoRA; set use_dora to false")
+        steps = int(env["SMOKE_STEPS"] if mode == MODE_SMOKE else env["MAX_STEPS"])
+        spec = {"recipe": recipe.to_dict(), "run_dir": str(run_dir), "steps": steps}
+        env |= {"PYTHONPATH": str(_ship(run_dir))}
+        path = write_json_atomic(run_dir / "unsloth-spec.json", spec)
+        command = ("python3", "-P", "-m", "tools.lanes.scripts.train_unsloth", str(path))
+        return exec_trainer(recipe, command, env=env, run_dir=run_dir)
 
     def outcome(self, run_dir: Path) -> Outcome | None:
         """Return None: the checkpoints on disk are all that this trainer says."""
@@ -39,16 +47,27 @@ class UnslothLane:
 
 
 def merge_plan(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path) -> LaunchPlan:
-    """Return the command that runs extra_env['MERGE_SCRIPT'] on a checkpoint.
+    """Return the command that merges a checkpoint in the container.
 
-    Raises:
-        MergeExportError: the recipe names no script.
+    It is the shipped merge, or the bash script that extra_env['MERGE_SCRIPT'] names.
     """
-    script = recipe.extra_env.get("MERGE_SCRIPT")
-    if not script:
-        raise MergeExportError(
-            "merge: backend 'unsloth' needs extra_env['MERGE_SCRIPT'], a bash script's path in the container"
-        )
     env = {"BASE_MODEL": recipe.base_model, "LORA_CKPT": str(checkpoint), "MERGED_HF": str(merged_hf)}
+    script = recipe.extra_env.get("MERGE_SCRIPT")
+    command: tuple[str, ...] = ("bash", str(script))
+    if not script:
+        spec = {"action": "merge", "base_model": recipe.base_model, "adapter": str(checkpoint)}
+        spec_path = merged_hf.with_name(f".{merged_hf.name}.spec.json")
+        write_json_atomic(spec_path, {**spec, "out": str(merged_hf)})
+        env["PYTHONPATH"] = str(_ship(merged_hf.parent))
+        command = ("python3", "-P", "-m", "tools.merge_worker", str(spec_path))
     pid_file = merged_hf.with_name(f".{merged_hf.name}.pid")
-    return exec_plan(recipe, ("bash", script), env=env, pid_file=pid_file, mark="MERGED_HF")
+    return exec_plan(recipe, command, env=env, pid_file=pid_file, mark="MERGED_HF")
+
+
+def _ship(folder: Path) -> Path:
+    """Copy this package to where the container sees it and return the folder to import it from."""
+    home = folder / ".launch"
+    shutil.rmtree(home, ignore_errors=True)
+    source = Path(tools.__file__).parent
+    shutil.copytree(source, home / "tools", ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
+    return home
