@@ -24,10 +24,11 @@ def render_mistakes(facts: Facts) -> Markup | None:
     if not best.evidence.dev_rows:
         return None
     found = find_wrong_rows(best.evidence.dev_rows, before)
+    who = "the incumbent" if best.is_incumbent else best.name
     where = f"lineage/{best.trials[0].trial_id}/dev.jsonl"
     return element(
         "section",
-        element("h2", f"What {best.name} still gets wrong on dev", id="mistakes"),
+        element("h2", f"What {who} still gets wrong on dev", id="mistakes"),
         element("p", _summary(found, has_before=bool(before)), class_="lead"),
         [_group(group, where, is_first=number == 0) for number, group in enumerate(found.groups)],
         aria_labelledby="mistakes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Final, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,6 +76,7 @@ def draw_picture(facts: Facts) -> bytes:
 
 def _draw_gains(axes: Axes, facts: Facts) -> None:
     shown = [one for one in facts.candidates if one.gain is not None]
+    axes.set_visible(bool(shown))
     asked = 100 * facts.task.minimum_gain
     _style(axes, "Gain over the incumbent, points")
     for number, one in enumerate(shown):
@@ -124,6 +125,7 @@ def _draw_losses(axes: Axes, facts: Facts) -> None:
     values = [value for one in facts.entrants for curve in one.evidence.curves for _, value in curve.losses]
     for one in facts.entrants:
         _curves(axes, facts, one, [thin_points(curve.losses) for curve in one.evidence.curves], marker="")
+    _legend(axes, "upper right")
     up = fit_axis(values, start=0.0, end=1.0, may_be_log=True)
     if up.is_log:
         axes.set_yscale("log")
@@ -136,13 +138,20 @@ def _draw_mid_scores(axes: Axes, facts: Facts) -> None:
     for one in facts.entrants:
         scaled = [tuple((step, 100 * value) for step, value in curve.scores) for curve in one.evidence.curves]
         _curves(axes, facts, one, scaled, marker=".")
+    _legend(axes, "lower right")
+
+
+def _legend(axes: Axes, place: Literal["upper right", "lower right"]) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    axes.set_visible(bool(axes.lines))
     if handles:
-        axes.legend(handles, labels, fontsize=9, frameon=False, loc="best")
+        axes.legend(handles, labels, fontsize=8, loc=place, edgecolor="none", framealpha=0.85)
 
 
 def _curves(axes: Axes, facts: Facts, one: Entrant, curves: list[tuple[Point, ...]], *, marker: str) -> None:
-    colour, dash = _SERIES[series_class(facts, one.name)]
+    style = series_class(facts, one.name)
+    colour, dash = _SERIES[style]
+    is_named = style != "series-other"
     for number, curve in enumerate(curves):
         if curve:
             steps, values = zip(*curve, strict=True)
@@ -152,8 +161,9 @@ def _curves(axes: Axes, facts: Facts, one: Entrant, curves: list[tuple[Point, ..
                 color=colour,
                 linestyle=dash,
                 marker=marker,
-                linewidth=1.8 if number == 0 else 0.9,
-                label=one.name if number == 0 else None,
+                linewidth=1.8 if is_named and number == 0 else 0.9,
+                label=one.name if is_named and number == 0 else None,
+                zorder=3 if is_named else 2,
             )
 
 
