@@ -14,7 +14,7 @@ from tools.lanes.docker import exec_plan, exec_trainer, trainer_environment
 from tools.lanes.lane import LaunchPlan, Outcome
 from tools.recipe import MODE_SMOKE, Mode, TrainRecipe
 
-__all__ = ["UnslothLane", "merge_plan"]
+__all__ = ["UnslothLane", "merge_plan", "ship"]
 
 
 class UnslothLane:
@@ -36,7 +36,7 @@ class UnslothLane:
             raise TrainError("the shipped unsloth trainer trains no DoRA; set use_dora to false")
         steps = int(env["SMOKE_STEPS"] if mode == MODE_SMOKE else env["MAX_STEPS"])
         spec = {"recipe": recipe.to_dict(), "run_dir": str(run_dir), "steps": steps}
-        env |= {"PYTHONPATH": str(_ship(run_dir))}
+        env |= {"PYTHONPATH": str(ship(run_dir))}
         path = write_json_atomic(run_dir / "unsloth-spec.json", spec)
         command = ("python3", "-P", "-m", "tools.lanes.scripts.train_unsloth", str(path))
         return exec_trainer(recipe, command, env=env, run_dir=run_dir)
@@ -58,13 +58,13 @@ def merge_plan(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path) -> Launch
         spec = {"action": "merge", "base_model": recipe.base_model, "adapter": str(checkpoint)}
         spec_path = merged_hf.with_name(f".{merged_hf.name}.spec.json")
         write_json_atomic(spec_path, {**spec, "out": str(merged_hf)})
-        env["PYTHONPATH"] = str(_ship(merged_hf.parent))
+        env["PYTHONPATH"] = str(ship(merged_hf.parent))
         command = ("python3", "-P", "-m", "tools.merge_worker", str(spec_path))
     pid_file = merged_hf.with_name(f".{merged_hf.name}.pid")
     return exec_plan(recipe, command, env=env, pid_file=pid_file, mark="MERGED_HF")
 
 
-def _ship(folder: Path) -> Path:
+def ship(folder: Path) -> Path:
     """Copy this package to where the container sees it and return the folder to import it from."""
     home = folder / ".launch"
     shutil.rmtree(home, ignore_errors=True)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.fake_docker import FakeDocker
 from tests.tiny import tiny_tokenizer
 from tools.errors import DatasetError, TrainError
 from tools.lanes.scripts.train_unsloth import tokenize_rows
+from tools.lanes.unsloth import ship
 from tools.merge import merge_and_export
 from tools.recipe import TrainRecipe
 from tools.train import run
@@ -97,3 +100,18 @@ def test_the_shipped_trainer_trains_continues_and_is_merged(recipe, tmp_path, mo
     assert (adapter["r"], adapter["lora_alpha"]) == (4, 32)
     assert state["log_history"][0]["learning_rate"] == pytest.approx(1e-4, rel=0.1)
     assert merge_and_export(recipe, expect_iter=5).source_iter == 5
+
+
+@pytest.mark.parametrize("module", ["tools.lanes.scripts.train_unsloth", "tools.merge_worker"])
+def test_what_is_shipped_starts_with_nothing_but_the_standard_library(tmp_path, module):
+    """The container has torch and transformers, but none of this project's other dependencies."""
+    home = ship(tmp_path)
+    found = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", f"import {module} as m; print(m.__file__)"],
+        env={"PYTHONPATH": str(home)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(home))
