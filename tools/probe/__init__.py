@@ -1,0 +1,43 @@
+"""Probes: does a model still reason, and what does it know, before and after training."""
+
+from __future__ import annotations
+
+from tools.errors import ProbeError
+from tools.probe.asking import BatchGenerator
+from tools.probe.generator import ModelGenerator, Sampling, open_generator
+from tools.probe.questions import KnowledgeQuestion, ProbeKind, ProbeQuestion, load_probe_kind
+from tools.probe.ratios import (
+    DEFAULT_COMPARE_THRESHOLDS,
+    CompareResult,
+    CompareRow,
+    CompareThresholds,
+)
+from tools.probe.reasoning import ReasoningProbe
+from tools.probe.report import ProbeReport
+from tools.probe.rows import ProbeRow, ProbeSummary, summarize_rows
+from tools.probe.think import THINK_REGEX, is_cut_off, parse_think, strip_think
+
+__all__ = [
+    "DEFAULT_COMPARE_THRESHOLDS",
+    "THINK_REGEX",
+    "BatchGenerator",
+    "CompareResult",
+    "CompareRow",
+    "CompareThresholds",
+    "KnowledgeQuestion",
+    "ModelGenerator",
+    "ProbeError",
+    "ProbeKind",
+    "ProbeQuestion",
+    "ProbeReport",
+    "ProbeRow",
+    "ProbeSummary",
+    "ReasoningProbe",
+    "Sampling",
+    "is_cut_off",
+    "load_probe_kind",
+    "open_generator",
+    "parse_think",
+    "strip_think",
+    "summarize_rows",
+]
