@@ -54,6 +54,7 @@ def publish(
         workspace=workspace,
         folder=here.lineage_dir / record.iteration_id,
         base_selection=incumbent.base_selection,
+        locks=incumbent.locks,
     )
     _copy_report(workspace, record, [path for path in (report.html, report.png) if path is not None])
     return worktree.commit(

@@ -15,7 +15,7 @@ __all__ = ["draw_gains", "draw_selection"]
 
 _WIDTH: Final = 460
 _LEFT: Final = 104
-_RIGHT: Final = 396
+_RIGHT: Final = 386
 _TOP: Final = 44
 _ROW: Final = 36
 _MARK: Final = 5.5

@@ -36,7 +36,8 @@ def render_mistakes(facts: Facts) -> Markup | None:
 
 
 def _summary(found: WrongRows, *, has_before: bool) -> str:
-    text = f"{found.n_wrong} of {found.n_items} rows are wrong on some seed."
+    text = f"{found.n_wrong or 'None'} of {found.n_items} rows {'is' if found.n_wrong == 1 else 'are'} wrong"
+    text += " on some seed." if found.n_seeds > 1 else "."
     if has_before:
         text += (
             f" Against the incumbent, {len(found.mended)} rows are mended "

@@ -28,7 +28,7 @@ def render_overview(facts: Facts) -> Markup:
         element("h1", headline(facts)),
         element("p", record.decision, class_="decision"),
         element("dl", _tiles(facts), class_="tiles"),
-        _asked(facts),
+        _proposal(facts),
         _remarks("Notes", record.notes),
         _remarks("What could not be read", facts.problems),
         class_=f"overview {'kept' if facts.promoted else 'stays'}",
@@ -74,11 +74,11 @@ def _tile(label: str, value: str, note: str, kind: str | None = None) -> Markup:
     )
 
 
-def _asked(facts: Facts) -> Markup | None:
+def _proposal(facts: Facts) -> Markup | None:
     if not facts.record.hypothesis:
         return None
-    asked = element("span", f"Asked by {facts.record.planner}", class_="label")
-    return element("p", asked, " ", facts.record.hypothesis, class_="asked")
+    who = element("span", f"Proposed by {facts.record.planner}", class_="label")
+    return element("p", who, " ", facts.record.hypothesis, class_="proposal")
 
 
 def _remarks(title: str, remarks: tuple[str, ...]) -> Markup | None:

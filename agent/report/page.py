@@ -25,19 +25,17 @@ _POLICY: Final = (
 
 def render_page(facts: Facts) -> str:
     """Return the page as HTML. Texts of rows and planners are escaped, and no script is allowed to run."""
-    body = element(
-        "body",
-        element(
-            "main",
-            render_overview(facts),
-            render_candidates(facts),
-            _scores(facts),
-            render_reasons(facts),
-            _training(facts),
-            render_mistakes(facts),
-            render_provenance(facts),
-        ),
+    sections = (
+        render_overview(facts),
+        render_candidates(facts),
+        _scores(facts),
+        render_reasons(facts),
+        _training(facts),
+        render_mistakes(facts),
+        render_provenance(facts),
     )
+    # A line a section, so that two reports can be compared in git.
+    body = element("body", element("main", [(section, "\n") for section in sections if section]))
     return f"<!doctype html>\n{element('html', _head(facts), body, lang='en')}\n"
 
 

@@ -99,11 +99,11 @@ def _draw_selection(axes: Axes, facts: Facts) -> None:
         found = one.evidence.selection
         _bar(axes, number, one, one.mean_selection, (found.low, found.high) if found else (None, None))
     _names(axes, [f"{one.name}  {percent(one.mean_selection)}" for one in shown])
-    _reference(axes, "incumbent", facts.incumbent.mean_selection, "--")
-    _reference(axes, "untrained base", facts.base_selection, ":")
+    _reference(axes, "incumbent", facts.incumbent.mean_selection, "--", lane=0)
+    _reference(axes, "untrained base", facts.base_selection, ":", lane=1)
 
 
-def _reference(axes: Axes, name: str, score: float | None, dash: str) -> None:
+def _reference(axes: Axes, name: str, score: float | None, dash: str, *, lane: int) -> None:
     if score is None:
         return
     axes.axvline(100 * score, color=_SOFT, linewidth=1.3, linestyle=dash)
@@ -113,6 +113,8 @@ def _reference(axes: Axes, name: str, score: float | None, dash: str) -> None:
         f"{name} {percent(score)}",
         xy=(100 * score, 1),
         xycoords=axes.get_xaxis_transform(),
+        xytext=(0, 2 + 10 * lane),
+        textcoords="offset points",
         ha="left" if on_the_left else "right",
         va="bottom",
         fontsize=8,
@@ -193,7 +195,7 @@ def _names(axes: Axes, names: list[str]) -> None:
 
 
 def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=18)
+    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=24)
     axes.grid(axis="both", color=_RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_SOFT, labelsize=9, length=0)

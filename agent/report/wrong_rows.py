@@ -41,6 +41,8 @@ class WrongRows:
 
     groups: tuple[WrongGroup, ...]
     n_items: int
+    n_seeds: int
+    """Most answers that an item has."""
     mended: tuple[str, ...]
     """Items that the incumbent had wrong on some seed and the recipe has right on every one."""
     broken: tuple[str, ...]
@@ -72,6 +74,7 @@ def find_wrong_rows(rows: Sequence[ScoreRow], before: Sequence[ScoreRow]) -> Wro
             for kind, items in sorted(grouped.items(), key=lambda pair: (-len(pair[1]), pair[0]))
         ),
         n_items=len(mine),
+        n_seeds=max(map(len, mine.values()), default=0),
         mended=tuple(sorted(item for item in theirs.keys() & mine.keys() - was_right if item not in wrong)),
         broken=tuple(sorted(was_right & wrong.keys())),
     )

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.locks import Locks
 from agent.records import IterationRecord
 from agent.report.document import ReportFiles, write_report
 from agent.report.phrases import points, span_points
 from tests.bakeoff_sample import BASE, TRIES, Bakeoff, Try, build_bakeoff
 from tools.evaluation.scores import ScoreRow, read_scores, write_scores
+from tools.secret_scan import find_secrets
 
 HOSTILE = (
     "</code></style></title><script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;\x00\u202e\udc80"
@@ -336,3 +338,27 @@ def contrast(one: str, other: str) -> float:
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_digests_of_task_and_data_are_shown_where_they_are_known(made: Bakeoff) -> None:
+    locks = Locks(task="t" * 64, splits={"train": "a" * 64}, scorer="s" * 64, system_prompt="p" * 64)
+    written = write_report(
+        made.record,
+        task=made.task,
+        workspace=made.workspace,
+        folder=made.folder,
+        base_selection=None,
+        locks=locks,
+    )
+    words = Page(written.html.read_text(encoding="utf-8")).words
+    assert ("code", locks.data_digest) in words
+    assert ("code", locks.task) in words
+    assert ("code", made.record.trials[0].train_recipe.digest) in words
+
+
+def test_a_report_can_be_committed(made: Bakeoff) -> None:
+    written = report(made)
+    assert written.png is not None
+    for path in (written.html, written.png):
+        assert find_secrets(path.read_bytes()) == ()
+        assert path.stat().st_size < 500_000

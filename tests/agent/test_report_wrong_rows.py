@@ -20,7 +20,7 @@ def test_rows_are_grouped_by_kind_the_most_frequent_first() -> None:
         ("mismatch", 2),
         ("invalid_json", 1),
     ]
-    assert (found.n_wrong, found.n_items) == (3, 4)
+    assert (found.n_wrong, found.n_items, found.n_seeds) == (3, 4, 1)
     assert [group.n_before for group in found.groups] == [None, None]
 
 
