@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.errors import ProbeError
-from tools.probe.asking import BatchGenerator
+from tools.probe.asking import BatchGenerator, Response
 from tools.probe.generator import ModelGenerator, Sampling, open_generator
 from tools.probe.questions import KnowledgeQuestion, ProbeKind, ProbeQuestion, load_probe_kind
 from tools.probe.ratios import (
@@ -33,6 +33,7 @@ __all__ = [
     "ProbeRow",
     "ProbeSummary",
     "ReasoningProbe",
+    "Response",
     "Sampling",
     "is_cut_off",
     "load_probe_kind",

@@ -10,11 +10,20 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from tools.errors import BakehouseError, ProbeError
 
-__all__ = ["BatchGenerator", "Reply", "ask"]
+__all__ = ["BatchGenerator", "Reply", "Response", "ask"]
 
 logger = logging.getLogger(__name__)
 
 Q = TypeVar("Q")
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model wrote."""
+
+    text: str
+    is_complete: bool | None = None
+    """False when the budget cut it off, None when nobody can tell."""
 
 
 @runtime_checkable
@@ -29,7 +38,7 @@ class BatchGenerator(Protocol):
         ...
 
     def count_tokens(self, text: str) -> int: ...
-    def answer(self, prompts: Sequence[str]) -> Sequence[str]: ...
+    def answer(self, prompts: Sequence[str]) -> Sequence[Response]: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Reply(Generic[Q]):
     """What came back for one question: a response, or why there is none."""
 
     question: Q
-    response: str | None
+    response: Response | None
     error: Exception | None
     wall_s: float
     """For a batch, its time divided by its questions."""
@@ -66,14 +75,14 @@ def ask(
         asked = _Asked(lambda batch: many.answer([text_of(question) for question in batch]), clock)
     else:
         one, size = generator, 1
-        asked = _Asked(lambda batch: [one(question) for question in batch], clock)
+        asked = _Asked(lambda batch: [Response(one(question)) for question in batch], clock)
     for start in range(0, len(questions), size):
         yield from asked.replies(questions[start : start + size])
 
 
 @dataclass(frozen=True)
 class _Asked(Generic[Q]):
-    answer: Callable[[Sequence[Q]], Sequence[str]]
+    answer: Callable[[Sequence[Q]], Sequence[Response]]
     clock: Callable[[], float]
 
     def replies(self, batch: Sequence[Q]) -> list[Reply[Q]]:
@@ -92,10 +101,10 @@ class _Asked(Generic[Q]):
         return [Reply(question, text, None, each_s) for question, text in zip(batch, responses, strict=True)]
 
 
-def _checked(responses: Sequence[str], n_asked: int) -> Sequence[str]:
+def _checked(responses: Sequence[Response], n_asked: int) -> Sequence[Response]:
     if len(responses) != n_asked:
         raise ProbeError(f"the generator gave {len(responses)} responses to {n_asked} questions")
     for response in responses:
-        if not isinstance(response, str):
-            raise ProbeError(f"the generator gave {response!r:.80}; a text is needed")
+        if not isinstance(response.text, str):
+            raise ProbeError(f"the generator gave {response.text!r:.80}; a text is needed")
     return responses

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tools.chat import render_prompt
 from tools.errors import ProbeError
+from tools.probe.asking import Response
 from tools.rows import Message
 from tools.tokens import conversation_text, decode, encode
 
@@ -68,7 +69,7 @@ class ModelGenerator:
         """Return how many tokens the model's tokenizer makes of a text."""
         return len(encode(self.base.tokenizer, text))
 
-    def answer(self, prompts: Sequence[str]) -> tuple[str, ...]:
+    def answer(self, prompts: Sequence[str]) -> tuple[Response, ...]:
         """Answer each prompt as the only user turn of a conversation.
 
         The responses hold special tokens as text, since some models mark their chain with
@@ -93,7 +94,11 @@ class ModelGenerator:
             choose=chooser(self.sampling, prompts),
         )
         return tuple(
-            _opening(conversation_text(tokenizer, turn, prompt=True)) + decode(tokenizer, answer.token_ids)
+            Response(
+                _opening(conversation_text(tokenizer, turn, prompt=True))
+                + decode(tokenizer, answer.token_ids),
+                answer.is_complete,
+            )
             for turn, answer in zip(turns, answers, strict=True)
         )
 

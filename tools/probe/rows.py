@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tools.errors import ProbeError
+from tools.probe.asking import Response
 from tools.probe.questions import ProbeQuestion
 from tools.probe.think import CountTokens, count_char_quarters, is_cut_off, parse_think
 
@@ -72,14 +73,14 @@ def summarize_rows(rows: Iterable[ProbeRow]) -> ProbeSummary:
 
 def row_from_response(
     question: ProbeQuestion,
-    response: str,
+    response: Response,
     *,
     wall_seconds: float = 0.0,
     count_tokens: CountTokens = count_char_quarters,
 ) -> ProbeRow:
     """Parse a response into its row."""
     # A lone surrogate could not be written to a UTF-8 file, hours after it was generated.
-    text = response.encode("utf-8", "replace").decode("utf-8")
+    text = response.text.encode("utf-8", "replace").decode("utf-8")
     has_think, n_tokens, chain = parse_think(text, count_tokens=count_tokens)
     return ProbeRow(
         question.qid,
@@ -89,7 +90,7 @@ def row_from_response(
         n_tokens,
         chain,
         wall_seconds,
-        truncated=is_cut_off(text),
+        truncated=not response.is_complete and is_cut_off(text),
     )
 
 
@@ -100,7 +101,7 @@ def failed_row(question: ProbeQuestion, error: BaseException, *, wall_seconds: f
 
 
 def row_to_dict(row: ProbeRow) -> dict[str, Any]:
-    """Return a row as JSON; `truncated` and `error` only where they say something."""
+    """Return a row as JSON; `error` only where there is one."""
     plain: dict[str, Any] = {
         "qid": row.qid,
         "category": row.category,
@@ -109,9 +110,8 @@ def row_to_dict(row: ProbeRow) -> dict[str, Any]:
         "think_n_tok": row.think_n_tok,
         "think_text": row.think_text,
         "wall_seconds": row.wall_seconds,
+        "truncated": row.truncated,
     }
-    if row.truncated:
-        plain["truncated"] = True
     if row.error is not None:
         plain["error"] = row.error
     return plain
