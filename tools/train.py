@@ -239,6 +239,8 @@ class _Watched:
         """Return the last new checkpoint that the tracker vouches for."""
         new = self._new()
         latest = read_tracker(self._run_dir / TRACKER)
+        if latest is None and (self._run_dir / TRACKER).exists():
+            return 0
         return max((number for number in new if latest is None or number <= latest), default=0)
 
     def close(self, error: BaseException) -> None:

@@ -188,6 +188,16 @@ def test_a_last_checkpoint_that_the_tracker_does_not_name_is_torn(recipe):
         run(recipe, runner=_write_checkpoints(recipe, 5, 10, tracker=5))
 
 
+def test_a_torn_tracker_vouches_for_nothing(recipe):
+    def runner(command: list[str]) -> int:
+        _write_checkpoints(recipe, 10)(command)
+        (recipe.run_dir("full") / "latest_checkpointed_iteration.txt").touch()
+        return 0
+
+    with pytest.raises(TrainError, match="iteration 0 of 10"):
+        run(recipe, runner=runner)
+
+
 def test_checkpoints_of_an_older_run_are_no_success(recipe):
     old = recipe.run_dir("full")
     for number in (5, 10):

@@ -32,7 +32,8 @@ for step in range(1, last + 1):
     time.sleep(0.002)
     if step % int(os.environ["SAVE_INTERVAL"]) == 0 or step == last:
         (run / f"iter_{step:07d}").mkdir()
-        (run / "latest_checkpointed_iteration.txt").write_text(str(step))
+        (run / "tracker").write_text(str(step))
+        (run / "tracker").replace(run / "latest_checkpointed_iteration.txt")
 """
 # The same trainer, its steps named by the environment alone.
 UNSLOTH_TRAINER = """\
