@@ -64,10 +64,15 @@ class ProbeRow(Protocol):
 
 
 class ProbeResult(Protocol):
-    """A reasoning probe of the candidate, compared with the base's."""
+    """A probe of the candidate, compared with the base's."""
 
     @property
     def all_pass(self) -> bool: ...
+    @property
+    def nothing_to_lose(self) -> bool:
+        """Whether the base, fully measured, showed nothing of what is probed."""
+        ...
+
     @property
     def rows(self) -> Sequence[ProbeRow]: ...
 
@@ -132,23 +137,31 @@ def forbidden_guard(base_rows: Iterable[ScoreRow], candidate_rows: Iterable[Scor
     )
 
 
-def probe_guard(result: ProbeResult) -> Guard:
-    """Return the guard on reasoning: the probe's own thresholds decide.
+def probe_guard(result: ProbeResult, *, name: str = "reasoning probe") -> Guard:
+    """Return the guard on what a probe asks for: the probe's own thresholds decide.
 
     Its numbers are those of the metric nearest to its threshold, or beyond it; None where the
-    base showed no reasoning to lose.
+    base showed nothing to lose. A probe that measured nothing does not pass.
     """
     measured = [row for row in result.rows if row.ratio is not None]
     worst = min(measured, key=lambda row: (row.ratio or 0.0) - row.threshold, default=None)
     detail = "; ".join(
         f"{row.metric} at {row.ratio:.0%} of the base, {row.threshold:.0%} needed" for row in measured
     )
+    if result.nothing_to_lose:
+        detail = "the base shows nothing of it that could be lost"
+    elif not measured:
+        detail = (
+            "nothing was measured: too few questions were answered on both sides, or every chain was cut off"
+        )
+    elif not result.all_pass and all((row.ratio or 0.0) >= row.threshold for row in measured):
+        detail += "; too few questions were answered on both sides"
     return Guard(
-        name="reasoning probe",
+        name=name,
         base=worst.baseline if worst else None,
         candidate=worst.current if worst else None,
-        passed=result.all_pass,
-        detail=detail or "the base shows no reasoning to compare with",
+        passed=result.all_pass or result.nothing_to_lose,
+        detail=detail,
     )
 
 

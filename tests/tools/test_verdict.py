@@ -196,6 +196,7 @@ class Metric:
 class Probe:
     all_pass: bool
     rows: tuple[Metric, ...]
+    nothing_to_lose: bool = False
 
 
 def test_the_probe_guard_follows_the_probe_and_shows_its_weakest_metric() -> None:
@@ -211,6 +212,17 @@ def test_the_probe_guard_follows_the_probe_and_shows_its_weakest_metric() -> Non
 
 
 def test_a_base_without_reasoning_has_none_to_lose() -> None:
-    guard = probe_guard(Probe(True, (Metric("think_presence_rate", 0.0, 0.0, None, 0.9),)))
+    skipped = Metric("think_presence_rate", 0.0, 0.0, None, 0.9)
+    guard = probe_guard(Probe(False, (skipped,), nothing_to_lose=True))
     assert (guard.base, guard.candidate, guard.passed) == (None, None, True)
-    assert guard.detail == "the base shows no reasoning to compare with"
+    assert guard.detail == "the base shows nothing of it that could be lost"
+
+
+def test_a_probe_that_measured_nothing_or_too_little_does_not_pass() -> None:
+    skipped = Metric("think_presence_rate", 0.0, 0.0, None, 0.9)
+    guard = probe_guard(Probe(False, (skipped,)), name="knowledge probe")
+    assert (guard.name, guard.passed) == ("knowledge probe", False)
+    assert guard.detail.startswith("nothing was measured: too few questions were answered on both sides")
+    half = probe_guard(Probe(False, (Metric("think_presence_rate", 1.0, 1.0, 1.0, 0.9),)))
+    assert not half.passed
+    assert half.detail.endswith("90% needed; too few questions were answered on both sides")

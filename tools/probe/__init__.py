@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from tools.errors import ProbeError
 from tools.probe.asking import BatchGenerator, Response
+from tools.probe.fact_score import score_fact
 from tools.probe.generator import ModelGenerator, Sampling, open_generator
+from tools.probe.knowledge import Judge, KnowledgeProbe
+from tools.probe.knowledge_delta import KnowledgeDelta, KnowledgeDeltaRow, compare_knowledge
+from tools.probe.knowledge_report import KnowledgeReport, KnowledgeRow
 from tools.probe.questions import KnowledgeQuestion, ProbeKind, ProbeQuestion, load_probe_kind
 from tools.probe.ratios import (
     DEFAULT_COMPARE_THRESHOLDS,
@@ -24,7 +28,13 @@ __all__ = [
     "CompareResult",
     "CompareRow",
     "CompareThresholds",
+    "Judge",
+    "KnowledgeDelta",
+    "KnowledgeDeltaRow",
+    "KnowledgeProbe",
     "KnowledgeQuestion",
+    "KnowledgeReport",
+    "KnowledgeRow",
     "ModelGenerator",
     "ProbeError",
     "ProbeKind",
@@ -35,10 +45,12 @@ __all__ = [
     "ReasoningProbe",
     "Response",
     "Sampling",
+    "compare_knowledge",
     "is_cut_off",
     "load_probe_kind",
     "open_generator",
     "parse_think",
+    "score_fact",
     "strip_think",
     "summarize_rows",
 ]
