@@ -17,6 +17,10 @@
     │   └── ConvertError                a conversion between formats failed
     ├── ProbeError (RuntimeError)       a probe, its report or a comparison of reports is malformed
     ├── ScorerError (ValueError)        a scorer is unknown or broke its contract
+    ├── EvaluationError (ValueError)    a bench, a grader or pass@k was asked for the impossible
+    ├── JudgeError (RuntimeError)       a judge could not be asked, or its reply has no text
+    ├── WeightsError (RuntimeError)     weights that do not fit the live model, or a swap in a swap
+    │   └── AdapterFileError (FileNotFoundError)  an adapter's weights are not on disk
     ├── EvidenceError (ValueError)      too little evidence, or evidence that does not pair
     ├── DecideError (RuntimeError)      the decision corpus is malformed or cannot answer
     ├── LineageError (ValueError)       a lineage row that cannot be written or read
@@ -110,6 +114,22 @@ class ProbeError(BakehouseError, RuntimeError):
 
 class ScorerError(BakehouseError, ValueError):
     """A scorer is unknown, or broke its contract."""
+
+
+class EvaluationError(BakehouseError, ValueError):
+    """A bench, a grader or an estimate was asked for something impossible."""
+
+
+class JudgeError(BakehouseError, RuntimeError):
+    """A judge could not be asked, or its reply holds no text."""
+
+
+class WeightsError(BakehouseError, RuntimeError):
+    """Weights that do not fit the live model, or a swap inside a swap."""
+
+
+class AdapterFileError(WeightsError, FileNotFoundError):
+    """An adapter's weights are not on disk."""
 
 
 class EvidenceError(BakehouseError, ValueError):
