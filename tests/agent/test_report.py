@@ -198,17 +198,21 @@ def test_no_text_of_a_judged_split_reaches_the_page(made: Bakeoff) -> None:
 
 def test_wrong_dev_rows_of_the_best_candidate_are_shown_with_their_difference(made: Bakeoff) -> None:
     found = page(made)
-    wrong = [
-        row
-        for row in read_scores(
-            made.workspace.root / str(made.record.trials_of("c1")[0].scores_dir) / "dev.jsonl"
-        )
-        if row.score < 1
-    ]
+    wrong = {name: wrong_dev_rows(made, name) for name in ("incumbent", "c1")}
+    mended = wrong["incumbent"].keys() - wrong["c1"].keys()
+    assert len(wrong["c1"]) < len(wrong["incumbent"])
     assert "What c1 still gets wrong on dev" in found.text
-    assert str(wrong[0].prompt) in found.text
+    assert f"{len(wrong['c1'])} of 120 rows are wrong on some seed." in found.text
+    assert f"{len(mended)} rows are mended" in found.text
+    assert str(next(iter(wrong["c1"].values())).prompt) in found.text
     assert [data for tag, data in found.words if tag == "mark"]
     assert "lineage/i0003-c1-s17/dev.jsonl" in found.text
+
+
+def wrong_dev_rows(made: Bakeoff, name: str) -> dict[str, ScoreRow]:
+    folders = [made.workspace.root / str(trial.scores_dir) for trial in made.record.trials_of(name)]
+    rows = [row for folder in folders for row in read_scores(folder / "dev.jsonl")]
+    return {row.item_id: row for row in rows if row.score < 1}
 
 
 def test_damaged_and_missing_files_are_told_of_and_cost_only_themselves(made: Bakeoff) -> None:
