@@ -11,7 +11,8 @@ __all__ = ["SupervisedLoss", "supervised_loss"]
 
 # Logits of a chunk in float32 take this many bytes at most: enough rows to keep a matrix product
 # busy, few enough to stay near the processor.
-_CHUNK_BYTES: Final = {"cpu": 24 * 2**20, "cuda": 256 * 2**20, "mps": 128 * 2**20}
+_CHUNK_BYTES: Final = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+_CHUNK_BYTES_ELSEWHERE: Final = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses = torch.empty_like(weights_S)
         grad = torch.empty_like(hidden_S_D)
-        step = max(1, _CHUNK_BYTES[hidden_S_D.device.type] // (4 * head_V_D.shape[0]))
+        chunk_bytes = _CHUNK_BYTES.get(hidden_S_D.device.type, _CHUNK_BYTES_ELSEWHERE)
+        step = max(1, chunk_bytes // (4 * head_V_D.shape[0]))
         for start in range(0, len(targets_S), step):
             part = slice(start, start + step)
             logits = (hidden_S_D[part] @ head_V_D.t()).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -27,12 +28,15 @@ from tools.engine.schedule import learning_rate_at
 from tools.engine.spec import StackMember
 from tools.errors import TrainError
 from tools.files import append_line, read_jsonl, write_text_atomic
+from tools.lock import hold_lock
 from tools.recipe import MODE_SMOKE, Mode
 
 __all__ = ["METRICS_FILE", "Member"]
 
 METRICS_FILE: Final = "metrics.jsonl"
 _SMOKE_ROWS: Final = 10
+# A worker whose parent was killed may still be saving when the next one starts.
+_LOCK_TIMEOUT_S: Final = 10.0
 
 T = TypeVar("T")
 
@@ -44,6 +48,7 @@ class Member:
         self.spec = spec
         self.recipe = spec.recipe
         self.run_dir = Path(spec.run_dir)
+        self._lock = contextlib.ExitStack()
         self.system_prompt = read_system_prompt(spec.recipe.system_prompt_file)
         dataset = encoder.encode(spec.recipe.dataset_jsonl, self.system_prompt)
         check_rows(dataset.rows, spec.recipe.seq_length)
@@ -72,8 +77,17 @@ class Member:
         self._step_loss: torch.Tensor | float = 0.0
         self._step_tokens = 0
         self._step_s = 0.0
-        self._resume_or_start()
-        self._begin_step()
+        self._lock.enter_context(hold_lock(self.run_dir / ".lock", timeout_s=_LOCK_TIMEOUT_S))
+        try:
+            self._resume_or_start()
+            self._begin_step()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process use the run folder."""
+        self._lock.close()
 
     @property
     def is_finished(self) -> bool:

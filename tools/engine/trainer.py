@@ -38,6 +38,8 @@ def train_stack(
 ) -> tuple[MemberResult, ...]:
     """Train every member, as many side by side as the token limit holds.
 
+    Rows lie end to end in one stream whatever a recipe's `packing` says: nothing is padded, and
+    attention stays inside each row, so that the two settings give the same numbers.
     A member's result is the same, within rounding, whoever trains beside it. One that finishes,
     stalls or fails leaves, and the next takes its room. A member whose run_dir holds a
     checkpoint goes on from there.
@@ -153,6 +155,7 @@ class _Stack:
 
     def _leave(self, member: Member, result: MemberResult) -> None:
         self.active.remove(member)
+        member.close()
         self.results[result.trial_id] = result
         logger.info(
             "%s: %s after %d of %d steps", result.trial_id, result.status, result.steps, result.total_steps
@@ -163,6 +166,7 @@ class _Stack:
             member.save()
             self._leave(member, member.result("stopped"))
         if self.next is not None:
+            self.next.close()
             self.results[self.next.spec.trial_id] = self.next.result("stopped")
         for spec in waiting:
             self.results[spec.trial_id] = MemberResult(

@@ -19,6 +19,7 @@ from tools.engine.lora import Span
 from tools.engine.spec import StackMember
 from tools.engine.trainer import train_stack
 from tools.errors import ModelError
+from tools.lock import hold_lock
 
 Make = Callable[..., StackMember]
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,7 +102,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> No
             for text in ((folder / "metrics.jsonl").read_text() for folder in (whole, killed))
         ]
         assert lines[0] == lines[1]
-        assert not list(killed.glob(".*"))
+        assert not list(killed.glob(".partial*"))
 
 
 def test_a_torn_checkpoint_is_passed_over(base: LoadedBase, member: Make, tmp_path: Path) -> None:
@@ -173,6 +174,21 @@ def test_checkpoints_of_another_recipe_are_not_gone_on_from(base: LoadedBase, me
     (result,) = train_stack(base, [other])
     assert result.status == "failed"
     assert "another recipe" in str(result.error)
+
+
+def test_a_run_folder_serves_one_trainer_at_a_time(
+    base: LoadedBase, member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tools.engine.member as member_module
+
+    monkeypatch.setattr(member_module, "_LOCK_TIMEOUT_S", 0.0)
+    one = member("t")
+    with hold_lock(Path(one.run_dir) / ".lock", timeout_s=0):
+        (result,) = train_stack(base, [one])
+    assert result.status == "failed"
+    assert "still held" in str(result.error)
+    (result,) = train_stack(base, [one])
+    assert result.status == "done"
 
 
 def test_a_finished_run_is_not_trained_again(base: LoadedBase, member: Make) -> None:
