@@ -30,7 +30,7 @@ from tools.lineage import LineageStore
 from tools.lock import hold_workspace
 from tools.patch_space import PatchSpace
 from tools.recipe import TrainRecipe
-from tools.repo import Worktree, ensure_worktree
+from tools.repo import ITERATION_TRAILER, Worktree, ensure_worktree
 from tools.task import Task
 from tools.workspace import Workspace
 
@@ -139,22 +139,25 @@ def _turn(bench: Bench, iterations: int) -> FlywheelResult:
     budget, broken = Budget(bench.task.budget), 0
     records: list[IterationRecord] = []
     while True:
-        iteration_id = _iteration_to_run(bench.journal, bench.locks)
+        iteration_id = _iteration_to_run(bench.journal, bench.locks, bench.worktree)
         started = time.monotonic()
         incumbent = establish_incumbent(bench, iteration_id)
+        # Asked again here: only now is the score of a starting recipe known.
         stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
-        if stop is None:
-            try:
-                context = _context_maker(bench, iteration_id, incumbent, budget)
-                record, incumbent = run_iteration(bench, iteration_id, incumbent, context)
-            except PlannerError as err:
-                stop = ("planner", str(err))
         if stop is not None:
             return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, *stop)
+        try:
+            context = _context_maker(bench, iteration_id, incumbent, budget)
+            record, incumbent = run_iteration(bench, iteration_id, incumbent, context)
+        except PlannerError as err:
+            return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, "planner", str(err))
         bench.journal.append("iteration_end", iteration_id)
         records.append(record)
         broken = 0 if any(trial.scored for trial in record.trials if trial.parent_id) else broken + 1
         budget = budget.spend(wall_s=time.monotonic() - started, trials=len(record.trials))
+        stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
+        if stop is not None:
+            return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, *stop)
 
 
 def _reason_to_stop(
@@ -176,7 +179,7 @@ def _reason_to_stop(
     return None if refusal is None else ("budget", refusal)
 
 
-def _iteration_to_run(journal: Journal, locks: Locks) -> str:
+def _iteration_to_run(journal: Journal, locks: Locks, worktree: Worktree) -> str:
     """Return the iteration that was cut off, or a new one.
 
     One that was cut off on other data or another task is closed: its results no longer compare.
@@ -187,6 +190,9 @@ def _iteration_to_run(journal: Journal, locks: Locks) -> str:
             return opened.key
         journal.append("iteration_end", opened.key, abandoned="the task or its data changed")
     number = 1 + sum(event.event == "iteration_begin" for event in journal.events())
+    # The branch may know iterations that this journal does not: the state folder is not cloned.
+    while worktree.find_commit(ITERATION_TRAILER, f"i{number:04d}") is not None:
+        number += 1
     iteration_id = f"i{number:04d}"
     journal.append("iteration_begin", iteration_id, locks=locks.model_dump(mode="json"))
     return iteration_id

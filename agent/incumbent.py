@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from agent.locks import Locks
 from agent.records import CandidateRecord, Record, TrialRecord
 from tools.errors import TaskError
@@ -63,12 +61,22 @@ def load_incumbent(path: Path) -> Incumbent | None:
         TaskError: the file is not one that this project wrote.
     """
     try:
-        return Incumbent.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return parse_incumbent(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (ValueError, ValidationError) as err:
+
+
+def parse_incumbent(text: str) -> Incumbent:
+    """Return the incumbent that a file's text holds.
+
+    Raises:
+        TaskError: the text is not one that this project wrote.
+    """
+    try:
+        return Incumbent.model_validate(json.loads(text))
+    except ValueError as err:
         raise TaskError(
-            f"{path} is damaged ({err}); restore it from git, or delete it to measure anew"
+            f"lineage/incumbent.json is damaged ({err}); restore it from git, or delete it to measure anew"
         ) from err
 
 

@@ -47,7 +47,7 @@ class TrialRecord(Record):
     adapter_dir: str | None = None
     run_dir: str
     steps: int = 0
-    best_iter: int = 0
+    best_iter: int | None = None
     tokens: int = 0
     train_s: float = 0.0
     eval_s: float = 0.0

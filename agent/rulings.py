@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agent.incumbent import INCUMBENT, Incumbent
@@ -10,8 +11,16 @@ from agent.plan import Plan
 from agent.records import CandidateRecord, GuardRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.trials import TrialRunner
 from tools.comparison import Scores, compare, corrected_level
-from tools.errors import EvidenceError
 from tools.verdict import Guard, Ruling, forbidden_guard, reach_verdict
+
+
+@dataclass(frozen=True)
+class _Tries:
+    """How many intervals a bakeoff takes, for which each of them is corrected."""
+
+    candidates: int
+    looks: int
+
 
 Guards = dict[str, list[dict[str, Any]]]
 """Guards of each trial, by trial id, as JSON values."""
@@ -38,13 +47,10 @@ def rule_on_candidates(
     has further seeds to buy, for the second look at them.
     """
     task = runner.task
-    iteration = {trial.trial_id.split("-")[0] for trial in trials}
     names = list(dict.fromkeys(trial.candidate_id for trial in trials))
-    level = corrected_level(task.level, _tried(guards, names), 2 if len(task.seeds) > 1 else 1)
-    if len(iteration) > 1:
-        raise EvidenceError(f"trials of several iterations cannot be ruled on together: {sorted(iteration)}")
+    tries = _Tries(_tried(guards, names), 2 if len(task.seeds) > 1 else 1)
     return tuple(
-        _rule_on(runner, incumbent, name, [t for t in trials if t.candidate_id == name], guards, level)
+        _rule_on(runner, incumbent, name, [t for t in trials if t.candidate_id == name], guards, tries)
         for name in names
     )
 
@@ -140,7 +146,12 @@ def promote(record: IterationRecord, incumbent: Incumbent) -> Incumbent:
     if record.promoted is None:
         return incumbent
     winner = next(c for c in record.candidates if c.candidate_id == record.promoted)
-    trials = tuple(trial for trial in record.trials_of(record.promoted) if trial.scored)
+    # Renamed, or the next iteration's candidate of the same number would be taken for it.
+    trials = tuple(
+        trial.model_copy(update={"candidate_id": INCUMBENT})
+        for trial in record.trials_of(record.promoted)
+        if trial.scored
+    )
     return incumbent.model_copy(
         update={"recipe": winner.recipe, "trials": trials, "since": record.iteration_id}
     )
@@ -162,7 +173,7 @@ def _rule_on(
     name: str,
     trials: Sequence[TrialRecord],
     guards: Guards,
-    level: float,
+    tries: _Tries,
 ) -> RulingRecord:
     scored = [trial for trial in trials if trial.scored]
     if not scored:
@@ -173,8 +184,10 @@ def _rule_on(
     mine = Scores.from_rows(_rows(runner, scored, seeds))
     held = [GuardRecord.model_validate(guard) for trial in scored for guard in guards.get(trial.trial_id, [])]
     ruling = reach_verdict(
-        compare(base, mine, level=level),
+        compare(base, mine, level=corrected_level(runner.task.level, tries.candidates, tries.looks)),
         minimum_gain=runner.task.minimum_gain,
+        n_candidates=tries.candidates,
+        n_looks=tries.looks,
         guards=tuple(_guard(record) for record in held),
     )
     return _ruling_record(name, ruling, held)

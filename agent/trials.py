@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tools.models import resolve_base_model
-
 from agent.records import CandidateRecord, TrialRecord
 from tools.errors import TrainError
 from tools.evaluation.scores import ScoreRow, read_scores
 from tools.files import write_text_atomic
+from tools.models import resolve_base_model
 from tools.recipe import TrainRecipe
 from tools.task import Split, Task
 from tools.workspace import Workspace
@@ -133,7 +132,6 @@ class TrialRunner:
         return {
             "kind": "train",
             "base_model": self._base(first),
-            "torch_dtype": first.torch_dtype,
             "mode": "full",
             "members": members,
             "mid_eval": self.mid_eval() if any(t.train_recipe.eval_interval for t in group) else None,
@@ -285,7 +283,7 @@ def _with_training(trial: TrialRecord, result: Mapping[str, Any], workspace: Wor
             "error": str(entry.get("error") or "no checkpoint was written") if failed else None,
             "adapter_dir": None if failed else relative,
             "steps": int(entry["steps"]),
-            "best_iter": int(entry["best_iter"]),
+            "best_iter": entry["best_iter"],
             "tokens": int(entry["tokens"]),
             "train_s": round(float(entry["train_s"]), 3),
         }

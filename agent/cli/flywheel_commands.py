@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli.live import LiveView
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, ERROR_CONSOLE, duration, percent, points, print_json, table
 from agent.cli.run_commands import start_agent_job
-from agent.flywheel import FlywheelResult, branch_name, run_flywheel
-from agent.incumbent import load_incumbent
-from agent.planners.registry import open_planner
-from agent.publishing import INCUMBENT_FILE
-from agent.records import IterationRecord, TrialRecord
 from tools.workspace import Workspace
+
+if TYPE_CHECKING:
+    from agent.flywheel import FlywheelResult
+    from agent.records import IterationRecord, TrialRecord
 
 Planner = Annotated[str | None, typer.Option(help="optuna or fixed; the task's by default.")]
 PlanFile = Annotated[
@@ -63,18 +61,19 @@ def flywheel(
 
 def status(where: Where = Path("."), as_json: AsJson = False) -> None:
     """Show the incumbent, what runs now and what is committed but not yet merged."""
+    from agent.flywheel import branch_name
+    from agent.incumbent import parse_incumbent
+    from agent.publishing import INCUMBENT_FILE
     from tools.lock import workspace_holder
-    from tools.repo import ensure_worktree, find_repo
+    from tools.repo import find_repo
 
     workspace = Workspace.find(where)
     task = workspace.load_task()
     branch = branch_name(task)
     repo = find_repo(workspace.root)
     tip = repo.branch_tip(branch)
-    incumbent = None
-    if tip is not None and workspace.worktree_dir.is_dir():
-        worktree = ensure_worktree(workspace.root, workspace.worktree_dir, branch)
-        incumbent = load_incumbent(worktree.root / INCUMBENT_FILE)
+    text = None if tip is None else repo.read_file(branch, INCUMBENT_FILE)
+    incumbent = None if text is None else parse_incumbent(text)
     holder = workspace_holder(workspace.state_dir)
     facts: dict[str, Any] = {
         "task": task.name,
@@ -103,6 +102,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Say where the last bakeoff's report lies; with --open-test also score the sealed split."""
+    from agent.cli.live import LiveView
     from agent.sealed import open_test_split
 
     workspace = Workspace.find(where)
@@ -132,6 +132,10 @@ def report(
 def _turn(
     where: Path, iterations: int | None, planner: str | None, plan_file: Path | None, as_json: bool
 ) -> None:
+    from agent.cli.live import LiveView
+    from agent.flywheel import run_flywheel
+    from agent.planners.registry import open_planner
+
     workspace = Workspace.find(where)
     settings = workspace.load_task().bakeoff
     name = planner or ("fixed" if plan_file else settings.planner)

@@ -32,8 +32,9 @@ def init(
     for path in written:
         CONSOLE.print(f"  {path.relative_to(root)}", markup=False, highlight=False)
     CONSOLE.print(
-        f"\nMade {root}. Next: rows into data/*.jsonl, then `bakehouse validate` and `bakehouse bakeoff`.",
+        f"\nMade {root}. Next: rows into data/*.jsonl, `bakehouse validate`, a commit, `bakehouse bakeoff`.",
         markup=False,
+        soft_wrap=True,
     )
 
 
