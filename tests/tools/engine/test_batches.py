@@ -7,7 +7,15 @@ import torch
 
 from tests.tiny import tiny_tokenizer
 from tests.tools.engine.conftest import write_rows
-from tools.engine.batches import EncodedRow, RowEncoder, StreamPart, check_rows, lay_out, rows_of_step
+from tools.engine.batches import (
+    EncodedRow,
+    RowEncoder,
+    StreamPart,
+    check_rows,
+    lay_out,
+    rows_of_step,
+    shared_length,
+)
 from tools.errors import DatasetError
 
 
@@ -63,3 +71,34 @@ def test_rows_that_are_too_long_are_named_and_never_cut() -> None:
 def test_a_row_that_teaches_nothing_is_named() -> None:
     with pytest.raises(DatasetError, match="mute"):
         check_rows([EncodedRow("mute", (1, 2), (True, False))], 10)
+
+
+def encoded(ids: list[int], first_supervised: int) -> EncodedRow:
+    return EncodedRow(str(ids), tuple(ids), tuple(i >= first_supervised for i in range(len(ids))))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shared"),
+    [
+        ([([1, 2, 3, 4], 3), ([1, 2, 5, 6], 3)], 2),
+        ([([1, 2, 3, 4], 2), ([1, 2, 3, 5], 3)], 2),
+        ([([1, 2, 3], 1), ([1, 2, 3], 1)], 1),
+        ([([1, 2], 1)], 0),
+        ([([1, 2, 3], 2), ([2, 2, 3], 2)], 0),
+        ([([1, 2, 3, 9], 3), ([1, 2, 3], 2), ([1, 2, 4, 4, 4], 3)], 2),
+    ],
+)
+def test_rows_share_what_they_begin_with_and_never_a_supervised_token(
+    rows: list[tuple[list[int], int]], shared: int
+) -> None:
+    assert shared_length([encoded(ids, first) for ids, first in rows]) == shared
+
+
+def test_a_shared_beginning_is_laid_once_and_every_target_keeps_its_predictor() -> None:
+    rows = (encoded([7, 8, 1, 2], 2), encoded([7, 8, 3], 2))
+    stream = lay_out([StreamPart(rows, 1.0)], torch.device("cpu"))
+    assert stream.input_ids_1_N.tolist() == [[7, 8, 1, 2, 3]]
+    assert stream.positions_1_N.tolist() == [[0, 1, 2, 3, 2]]
+    # Both rows' first answers are predicted by the one shared token before them.
+    assert stream.predicting_S.tolist() == [1, 2, 1]
+    assert stream.targets_S.tolist() == [1, 2, 3]

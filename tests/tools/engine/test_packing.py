@@ -63,17 +63,21 @@ def plain_loss(model: Any, rows: tuple[EncodedRow, ...]) -> torch.Tensor:
     return total / count
 
 
+@pytest.mark.parametrize("shares_prefix", [True, False])
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packed_loss_and_gradients_equal_peft_row_by_row(
-    architecture: Any, shape: LoraShape, tmp_path: Path
+    architecture: Any, shape: LoraShape, shares_prefix: bool, tmp_path: Path
 ) -> None:
     tokenizer = tiny_tokenizer()
     base = wrap_base(tiny_model(architecture), tokenizer, name="tiny")
     rows = RowEncoder(tokenizer).encode(str(write_rows(tmp_path / "rows.jsonl")), None).rows
     adapter = random_adapter(base, shape)
     weight = 1 / sum(row.n_supervised for row in rows)
-    (loss,) = forward_backward(base, [adapter], lay_out([StreamPart(rows, weight)], base.device))
+    stream = lay_out([StreamPart(rows, weight, shares_prefix)], base.device)
+    n_tokens = sum(len(row.input_ids) for row in rows)
+    assert (stream.input_ids_1_N.shape[1] < n_tokens) == shares_prefix
+    (loss,) = forward_backward(base, [adapter], stream)
     model = with_peft(architecture, adapter, tmp_path / "adapter")
     expected = plain_loss(model, rows)
     expected.backward()
