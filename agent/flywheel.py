@@ -23,7 +23,7 @@ from agent.trials import RunWorker, TrialRunner, new_trial
 from agent.validation import check_data, check_recipe
 from tools.clock import Clock, utc_now
 from tools.dataset import load_dataset
-from tools.errors import BakehouseError, PlannerError, TrainError
+from tools.errors import BakehouseError, PlannerError, TaskError, TrainError
 from tools.journal import Journal
 from tools.lanes.local import run_engine
 from tools.lineage import LineageStore
@@ -93,7 +93,13 @@ def establish_incumbent(bench: Bench, iteration_id: str) -> Incumbent:
     def run() -> Any:
         # What a run that died or was abandoned left half written there is nobody's work.
         bench.worktree.discard_changes()
-        recipe = Workspace(bench.worktree.root).load_recipe()
+        here = Workspace(bench.worktree.root)
+        if not here.recipe_file.is_file():
+            raise TaskError(
+                f"the branch {bench.worktree.branch} has no recipe.yaml: it starts at your last commit; "
+                "commit recipe.yaml and task.yaml, then start again"
+            )
+        recipe = here.load_recipe()
         committed = load_incumbent(bench.worktree.root / INCUMBENT_FILE)
         if committed is not None and still_holds(committed, recipe, bench.locks):
             return committed.model_dump(mode="json")

@@ -7,7 +7,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from tools.errors import RepoError, TaskError
+from tools.errors import TaskError
 from tools.files import write_text_atomic
 
 _TEMPLATES = (
@@ -84,19 +84,17 @@ def _is_left_out(relative: Path) -> bool:
 
 
 def _commit(folder: Path, written: tuple[Path, ...]) -> None:
-    """Make the folder a repository where it is in none, and commit the new files there."""
-    from tools.gitcommand import run_git
-    from tools.worktree import _missing_identity as identity_environment
+    """Make the folder a repository of its own and commit the new files there.
 
-    inside = run_git(folder, "rev-parse", "--show-toplevel")
-    if inside.ok:
-        # Inside a person's own repository the first commit is theirs to make.
+    Inside a person's repository the first commit is theirs to make, unless that repository
+    ignores the folder and so could never hold it.
+    """
+    from tools.gitcommand import git_text, run_git
+    from tools.worktree import missing_identity
+
+    inside = run_git(folder, "rev-parse", "--show-toplevel").ok
+    if inside and not run_git(folder, "check-ignore", "--quiet", str(folder)).ok:
         return
-    for arguments in (
-        ("init", "--quiet", "--initial-branch", "main"),
-        ("add", "--", *[str(path.relative_to(folder)) for path in written]),
-        ("commit", "--quiet", "-m", "Start the workspace"),
-    ):
-        done = run_git(folder, *arguments, env=identity_environment(folder))
-        if not done.ok:
-            raise RepoError(f"git {arguments[0]} in {folder} failed: {done.complaint}")
+    git_text(folder, "init", "--quiet", "--initial-branch", "main")
+    git_text(folder, "add", "--", *[str(path.relative_to(folder)) for path in written])
+    git_text(folder, "commit", "--quiet", "-m", "Start the workspace", env=missing_identity(folder))

@@ -185,7 +185,7 @@ class Worktree:
             self.top,
             *("commit", "--quiet", "--cleanup=whitespace", "--file=-"),
             stdin=message.encode("utf-8"),
-            env=_missing_identity(self.top),
+            env=missing_identity(self.top),
             keep_open=descriptor,
             timeout_s=timeout_s,
         )
@@ -237,7 +237,8 @@ def _is_young(path: Path) -> bool:
         return False
 
 
-def _missing_identity(top: Path) -> dict[str, str]:
+def missing_identity(top: Path) -> dict[str, str]:
+    """Return the environment that a commit needs where git knows no author; empty where it does."""
     env: dict[str, str] = {}
     for role in ("AUTHOR", "COMMITTER"):
         # Without useConfigOnly git makes an identity up from the machine's name.

@@ -3,6 +3,10 @@
 A stream holds many documents end to end, [1, N] tokens and no padding. Every other part of a
 decoder treats tokens alone; attention is where documents could see each other. Here queries,
 keys and values are regrouped per document, attended causally and scattered back.
+
+Rows that begin alike, with a system prompt say, may share the tokens of that beginning: the
+stream holds them once, and every row attends to them. In a causal decoder a token knows only
+what came before it, so the shared tokens are the same in every row and the result is too.
 """
 
 from __future__ import annotations
@@ -17,7 +21,14 @@ import torch.nn.functional as F
 
 from tools.errors import ModelError
 
-__all__ = ["PACKED_ATTENTION", "PackedDocuments", "pack_documents", "register_packed_attention"]
+__all__ = [
+    "PACKED_ATTENTION",
+    "Document",
+    "PackedDocuments",
+    "pack_documents",
+    "pack_places",
+    "register_packed_attention",
+]
 
 PACKED_ATTENTION: Final = "bakehouse_packed"
 
@@ -38,6 +49,25 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Document:
+    """One row's place in a stream: a prefix that other rows may share, and a tail of its own."""
+
+    prefix_start: int
+    prefix_length: int
+    tail_start: int
+    tail_length: int
+
+    @property
+    def length(self) -> int:
+        return self.prefix_length + self.tail_length
+
+    def places(self) -> list[int]:
+        """Return the stream's position of each of its tokens."""
+        prefix = range(self.prefix_start, self.prefix_start + self.prefix_length)
+        return [*prefix, *range(self.tail_start, self.tail_start + self.tail_length)]
+
+
+@dataclass(frozen=True)
 class PackedDocuments:
     """Where each token of a stream lies in the padded buckets; computed once a batch."""
 
@@ -47,15 +77,35 @@ class PackedDocuments:
     n_slots: int
     is_identity: bool
     """No padding and no reordering: the stream is the padded layout already."""
+    filled_R: torch.Tensor
+    """The slots that hold a token, document by document."""
+    source_R: torch.Tensor | None
+    """The stream's token in each filled slot; None where no token fills two, and then slot_N
+    is the filled slots in the stream's order."""
 
 
 def pack_documents(lengths: Sequence[int], device: torch.device | str = "cpu") -> PackedDocuments:
-    """Group documents, given by their lengths in stream order, into padded buckets."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    """Group documents that lie end to end, given by their lengths in stream order, into buckets."""
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    slots = torch.empty(starts[-1], dtype=torch.long)
+    documents = [Document(start, 0, start, n) for start, n in zip(starts, lengths, strict=False)]
+    return pack_places(documents, starts[-1], device)
+
+
+def pack_places(
+    documents: Sequence[Document], n_tokens: int, device: torch.device | str = "cpu"
+) -> PackedDocuments:
+    """Group documents into padded buckets, whether or not they share prefixes.
+
+    A shared prefix is put into every document's bucket, so that each attends as if it were its
+    own, and what attention says of it is taken from the first.
+    """
+    lengths = [document.length for document in documents]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    slots = torch.full((n_tokens,), -1, dtype=torch.long)
+    filled: list[torch.Tensor] = []
+    sources: list[torch.Tensor] = []
     buckets: list[Bucket] = []
     offset = 0
     while order:
@@ -64,11 +114,23 @@ def pack_documents(lengths: Sequence[int], device: torch.device | str = "cpu") -
         order = order[len(members) :]
         for row, i in enumerate(sorted(members)):
             first = offset + row * width
-            slots[starts[i] : starts[i + 1]] = torch.arange(first, first + lengths[i])
+            filled.append(torch.arange(first, first + lengths[i]))
+            sources.append(torch.tensor(documents[i].places(), dtype=torch.long))
         buckets.append(Bucket(len(members), width))
         offset += len(members) * width
-    identity = offset == len(slots) and bool((slots == torch.arange(offset)).all())
-    return PackedDocuments(tuple(buckets), slots.to(device), offset, identity)
+    filled_R, source_R = torch.cat(filled), torch.cat(sources)
+    # Written backwards, so that the first document's slot is the one that stays.
+    slots[source_R.flip(0)] = filled_R.flip(0)
+    shared = len(source_R) != n_tokens
+    identity = not shared and offset == n_tokens and bool((slots == torch.arange(offset)).all())
+    return PackedDocuments(
+        tuple(buckets),
+        slots.to(device),
+        offset,
+        identity,
+        filled_R.to(device),
+        source_R.to(device) if shared else None,
+    )
 
 
 class _Pad(torch.autograd.Function):
@@ -79,14 +141,22 @@ class _Pad(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_N: torch.Tensor, slot_N: torch.Tensor, n_slots: int) -> torch.Tensor:
-        ctx.save_for_backward(slot_N)
-        return x_N.new_zeros((n_slots, *x_N.shape[1:])).index_copy_(0, slot_N, x_N)
+    def forward(ctx: Any, x_N: torch.Tensor, packed: PackedDocuments) -> torch.Tensor:
+        ctx.packed, ctx.n_tokens = packed, x_N.shape[0]
+        padded = x_N.new_zeros((packed.n_slots, *x_N.shape[1:]))
+        if packed.source_R is None:
+            return padded.index_copy_(0, packed.slot_N, x_N)
+        return padded.index_copy_(0, packed.filled_R, x_N.index_select(0, packed.source_R))
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (slot_N,) = ctx.saved_tensors
-        return grads[0].index_select(0, slot_N), None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        packed = ctx.packed
+        if packed.source_R is None:
+            return grads[0].index_select(0, packed.slot_N), None
+        grad_R = grads[0].index_select(0, packed.filled_R)
+        # A shared token gathers the gradient of every row: added up in float32, rounded once.
+        total = torch.zeros((ctx.n_tokens, *grad_R.shape[1:]), dtype=torch.float32, device=grad_R.device)
+        return total.index_add_(0, packed.source_R, grad_R.float()).to(grad_R.dtype), None
 
 
 class _Unpad(torch.autograd.Function):
@@ -127,7 +197,7 @@ def packed_attention(
     # [1, H, N, D] -> [N, H, D]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if not documents.is_identity:
-        q, k, v = (_pad(x, documents.slot_N, documents.n_slots) for x in (q, k, v))
+        q, k, v = (_pad(x, documents) for x in (q, k, v))
     out = _attend(q, k, v, documents.buckets, scaling)
     if not documents.is_identity:
         out = _unpad(out, documents.slot_N)

@@ -13,7 +13,7 @@ import torch
 
 from tools.chat import render
 from tools.dataset import Dataset, load_dataset
-from tools.engine.attention import PackedDocuments, pack_documents
+from tools.engine.attention import Document, PackedDocuments, pack_places
 from tools.errors import DatasetError
 
 __all__ = ["EncodedRow", "RowEncoder", "Stream", "StreamPart", "lay_out", "rows_of_step"]
@@ -106,6 +106,8 @@ class StreamPart:
 
     rows: tuple[EncodedRow, ...]
     token_weight: float
+    shares_prefix: bool = True
+    """Lay what all rows begin with once. Not with dropout, which must strike each row alone."""
 
 
 @dataclass(frozen=True)
@@ -133,33 +135,53 @@ class Stream:
 
 
 def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
-    """Lay the rows of all parts end to end: no padding, positions from 0 in each row."""
+    """Lay the rows of all parts end to end: no padding, positions from 0 in each row.
+
+    What all rows of a part begin with is laid once and shared.
+    """
     ids: list[int] = []
     positions: list[int] = []
-    lengths: list[int] = []
+    documents: list[Document] = []
     predicting: list[int] = []
+    targets: list[int] = []
     weights: list[float] = []
     places: list[PartPlace] = []
     for part in parts:
         start, first = len(ids), len(predicting)
+        shared = shared_length(part.rows) if part.shares_prefix else 0
+        ids.extend(part.rows[0].input_ids[:shared])
+        positions.extend(range(shared))
         for row in part.rows:
-            offset = len(ids)
+            document = Document(start, shared, len(ids), len(row.input_ids) - shared)
             learned = [i for i, wanted in enumerate(row.loss_mask) if wanted and i > 0]
-            predicting.extend(offset + i - 1 for i in learned)
-            ids.extend(row.input_ids)
-            positions.extend(range(len(row.input_ids)))
-            lengths.append(len(row.input_ids))
+            where = document.places()
+            predicting.extend(where[i - 1] for i in learned)
+            targets.extend(row.input_ids[i] for i in learned)
+            ids.extend(row.input_ids[shared:])
+            positions.extend(range(shared, len(row.input_ids)))
+            documents.append(document)
         n_supervised = len(predicting) - first
         weights.extend([part.token_weight] * n_supervised)
         places.append(PartPlace(start, len(ids) - start, first, n_supervised))
-    input_ids = torch.tensor(ids, dtype=torch.long, device=device)
-    predicting_S = torch.tensor(predicting, dtype=torch.long, device=device)
     return Stream(
-        input_ids_1_N=input_ids[None],
+        input_ids_1_N=torch.tensor([ids], dtype=torch.long, device=device),
         positions_1_N=torch.tensor([positions], dtype=torch.long, device=device),
-        documents=pack_documents(lengths, device),
-        predicting_S=predicting_S,
-        targets_S=input_ids[predicting_S + 1],
+        documents=pack_places(documents, len(ids), device),
+        predicting_S=torch.tensor(predicting, dtype=torch.long, device=device),
+        targets_S=torch.tensor(targets, dtype=torch.long, device=device),
         weights_S=torch.tensor(weights, dtype=torch.float32, device=device),
         places=tuple(places),
     )
+
+
+def shared_length(rows: Sequence[EncodedRow]) -> int:
+    """Return how many tokens all rows begin with, short of any row's first supervised or last token."""
+    if len(rows) < 2:
+        return 0
+    limits = [len(row.input_ids) - 1 for row in rows]
+    limits += [row.loss_mask.index(True) for row in rows if any(row.loss_mask)]
+    # The smallest and the largest row agree on what all rows agree on.
+    ids = [row.input_ids for row in rows]
+    low, high = min(ids), max(ids)
+    agree = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(limits))
+    return min(agree, *limits)

@@ -115,7 +115,8 @@ class Member:
     def next_part(self) -> StreamPart:
         """Return the rows of the next pass."""
         size = self.recipe.micro_batch_size
-        return StreamPart(tuple(self._step_rows[self._next_row : self._next_row + size]), self._token_weight)
+        rows = tuple(self._step_rows[self._next_row : self._next_row + size])
+        return StreamPart(rows, self._token_weight, shares_prefix=not self.adapter.dropout)
 
     def absorb(self, part: StreamPart, weighted_loss: torch.Tensor, wall_s: float) -> bool:
         """Count a pass whose gradients have been added; True when the optimizer step is due."""
