@@ -151,9 +151,7 @@ def probe_guard(result: ProbeResult, *, name: str = "reasoning probe") -> Guard:
     if result.nothing_to_lose:
         detail = "the base shows nothing of it that could be lost"
     elif not measured:
-        detail = (
-            "nothing was measured: too few questions were answered on both sides, or every chain was cut off"
-        )
+        detail = "nothing was measured: too few questions were answered on both sides, or chains were cut off"
     elif not result.all_pass and all((row.ratio or 0.0) >= row.threshold for row in measured):
         detail += "; too few questions were answered on both sides"
     return Guard(

@@ -43,6 +43,9 @@ class RowLog:
             ProbeError: the file cannot be read, or holds rows of another model, adapter, budget,
                 sampling or seed.
         """
+        # A device or a pipe would never end.
+        if self.path.exists() and not self.path.is_file():
+            raise ProbeError(f"{self.path} cannot be read as a log of rows: it is no regular file")
         try:
             lines = read_jsonl(self.path)
         except OSError as err:
