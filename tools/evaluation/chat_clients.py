@@ -126,6 +126,9 @@ class OpenAICompatibleClient:
                 # The socket's own limit starts again with every byte.
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no whole reply in {self.timeout_s:g} s")
+            # read1, unlike read, says nothing of a body that ends before its announced length.
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
         return b"".join(blocks)
 
 
@@ -136,7 +139,7 @@ class AnthropicClient:
     Args:
         api_key_env: Name of the environment variable that holds the key.
         base_url: Another address than the package's own.
-        send_temperature: False for models that refuse a temperature.
+        send_temperature: True for older models, which take one; the newer refuse it.
     """
 
     model: str
@@ -144,7 +147,7 @@ class AnthropicClient:
     base_url: str | None = None
     timeout_s: float = 60.0
     max_attempts: int = 4
-    send_temperature: bool = True
+    send_temperature: bool = False
 
     def chat(
         self,
@@ -168,14 +171,18 @@ class AnthropicClient:
             "max_tokens": max_tokens,
             "messages": [dict(message) for message in messages if message["role"] != "system"],
             **({"system": system} if system else {}),
-            **({"temperature": temperature} if temperature is not None and self.send_temperature else {}),
             **options,
         }
+        if temperature is not None and self.send_temperature:
+            # Version 2 of the package has no argument of that name any more.
+            request["extra_body"] = {"temperature": temperature, **options.get("extra_body", {})}
         with anthropic.Anthropic(
             api_key=_key(self.api_key_env),
             base_url=self.base_url,
             timeout=self.timeout_s,
             max_retries=self.max_attempts - 1,
+            # A redirect would take the key to another host.
+            http_client=anthropic.DefaultHttpxClient(follow_redirects=False),
         ) as client:
             try:
                 reply = client.messages.create(**request)
