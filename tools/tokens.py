@@ -72,8 +72,11 @@ def _probe_ending(tokenizer: Any, template: str) -> AnswerEnding:
     asked = encode(tokenizer, conversation_text(tokenizer, turns[:1], prompt=True))
     through = encode(tokenizer, conversation_text(tokenizer, turns))
     specials = _special_ids(tokenizer)
+    # Not the whole of asked: a template for reasoning may open the think block in the prompt alone.
+    pairs = zip(asked, through, strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     start = len(through)
-    while start > len(asked) and _closes(tokenizer, through[start - 1], specials):
+    while start > shared and _closes(tokenizer, through[start - 1], specials):
         start -= 1
     closer = tuple(itertools.dropwhile(lambda token: token not in specials, through[start:]))
     if not closer:

@@ -346,3 +346,12 @@ def test_a_mask_that_cuts_a_character_gives_it_to_the_later_span(chatml: Any) ->
 
     assert len(ids) == 5
     assert [span.text for span in mask_spans(chatml, rendered)] == ["a", "漢b"]
+
+
+def test_a_prompt_that_opens_the_think_block_does_not_hide_the_end_of_an_answer() -> None:
+    opening = CHATML.replace(r"assistant\n' }}{% endif %}", r"assistant\n<think>\n' }}{% endif %}")
+    tokenizer = tiny_tokenizer(opening)
+
+    assert stop_token_ids(tokenizer) == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    with pytest.raises(ChatError, match="renders the turns before turn 1 in another way"):
+        render(tokenizer, SHORT)
