@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.leakage import check_leaks
-from tools.models import resolve_base_model
-
 from agent.incumbent import Incumbent
 from agent.plan import Plan, Proposal
 from agent.records import CandidateRecord
@@ -15,6 +12,8 @@ from agent.trials import TrialRunner, new_trial, short_digest, write_smoke_rows
 from tools.dataset import Dataset, load_dataset
 from tools.errors import BakehouseError, TrainError
 from tools.hardware import check_fit
+from tools.leakage import check_leaks
+from tools.models import resolve_base_model
 from tools.patch import apply_patch, diff_recipes
 from tools.patch_space import PatchSpace
 from tools.recipe import TrainRecipe
