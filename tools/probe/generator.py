@@ -114,8 +114,9 @@ def open_generator(
     *,
     sampling: Sampling | None = None,
     batch_size: int = 8,
+    dtype: str = "bfloat16",
 ) -> ModelGenerator:
-    """Load a model in bfloat16 with sdpa attention on the one device: CUDA where there is one.
+    """Load a model with sdpa attention on the one device: CUDA where there is one.
 
     Args:
         model_id: A folder, a .gguf file or a Hub id.
@@ -123,6 +124,7 @@ def open_generator(
             merged into it by peft.
         sampling: The documented defaults when None.
         batch_size: Prompts answered at once.
+        dtype: bfloat16, float16 or float32.
     Raises:
         ImportError: torch, transformers, safetensors or, for other than plain LoRA, peft is missing.
         ModelError: the model or the adapter cannot be loaded.
@@ -137,7 +139,7 @@ def open_generator(
         raise ImportError(_MISSING.format(err=err), name=err.name) from err
     from tools.tokens import answer_ending
 
-    base = load_base(model_id, "bfloat16")
+    base = load_base(model_id, dtype)
     answer_ending(base.tokenizer)
     adapter = None
     if lora_path is not None:

@@ -91,7 +91,7 @@ class ReasoningProbe:
                 rows are taken over and only what is missing, or failed, is asked.
             batch_size: Questions answered at once by a loaded model.
             seed: Of the sampling. A question's answer depends on it and the question's text,
-                not on what else is asked.
+                not on what else is asked, up to the rounding that a batch's size may change.
         Raises:
             ProbeError: a bad argument, a resume file of another run, or no question got a
                 response.
