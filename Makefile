@@ -36,7 +36,7 @@ test: lint types ## ruff, mypy --strict and pytest: what CI runs
 
 lint: env ## ruff
 	@echo "== ruff"
-	@$(PY) -m ruff check .
+	@$(PY) -m ruff check --no-cache .
 	@$(PY) -m ruff format --check .
 
 types: env ## mypy --strict
