@@ -36,6 +36,9 @@ EXIT_FILE: Final = "exit.json"
 LOG_FILE: Final = "log.txt"
 SUPERVISOR_LOCK: Final = ".supervisor.lock"
 
+FOLDER_VARIABLE: Final = "BAKEHOUSE_JOB_FOLDER"
+"""Tells a job's command its own folder, so that it can leave its result there."""
+
 _LOG = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9]{8}T[0-9]{12}Z-[a-z][a-z0-9-]{0,39}-[0-9a-f]{6}\Z")
 _KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,39}\Z")

@@ -20,7 +20,15 @@ from typing import Any, Final
 
 from tools.child import started_at
 from tools.files import write_json_atomic
-from tools.jobs import CANCEL_FILE, EXIT_FILE, JOB_FILE, LOG_FILE, PROCESS_FILE, SUPERVISOR_LOCK
+from tools.jobs import (
+    CANCEL_FILE,
+    EXIT_FILE,
+    FOLDER_VARIABLE,
+    JOB_FILE,
+    LOG_FILE,
+    PROCESS_FILE,
+    SUPERVISOR_LOCK,
+)
 
 _WRITE_TRIES: Final = 120
 
@@ -53,7 +61,12 @@ def _supervise(folder: Path, job: Mapping[str, Any]) -> None:
         signal.signal(number, _outlive)
     try:
         command = subprocess.Popen(
-            job["argv"], cwd=job["cwd"], stdin=subprocess.DEVNULL, close_fds=True, process_group=0
+            job["argv"],
+            cwd=job["cwd"],
+            stdin=subprocess.DEVNULL,
+            close_fds=True,
+            process_group=0,
+            env={**os.environ, FOLDER_VARIABLE: str(folder)},
         )
     except OSError as err:
         _record_end(folder, 127, f"cannot start {job['argv'][0]!r}: {err}")

@@ -9,6 +9,7 @@ import typer
 
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, duration, percent, points, print_json, table
+from agent.score_sets import newest
 from tools.errors import TaskError
 from tools.workspace import Workspace
 
@@ -29,7 +30,7 @@ def lineage(
     from tools.lineage import LineageStore
 
     workspace = Workspace.find(where)
-    store = LineageStore(_newest(workspace).lineage_dir, lower_is_better=False)
+    store = LineageStore(newest(workspace).lineage_dir, lower_is_better=False)
     trials = store.all_trials()[-last:] if last else store.all_trials()
     if markdown:
         snapshot = store.render_prompt(for_specialist="reader", recent_n=last)
@@ -59,10 +60,11 @@ def decide(
     as_json: AsJson = False,
 ) -> None:
     """Ask the decision corpus: approved entries of this workspace, then yours, then the shipped ones."""
+    from agent.corpus import entry_dirs
     from tools import decisions
 
     asked = dict(_pair(text) for text in context or ())
-    pick = decisions.decide(question, context=asked, optimize_for=optimize_for, dirs=_entry_dirs(where))
+    pick = decisions.decide(question, context=asked, optimize_for=optimize_for, dirs=entry_dirs(_find(where)))
     if as_json:
         print_json(
             {
@@ -87,9 +89,15 @@ def refresh(
     as_json: AsJson = False,
 ) -> None:
     """List the corpus by age and say which entries are stale, and why."""
+    from agent.corpus import current_environment, entry_dirs
     from tools import freshness
 
-    reports = freshness.refresh(dirs=_entry_dirs(where), freshness_days=freshness_days)
+    workspace = _find(where)
+    reports = freshness.refresh(
+        dirs=entry_dirs(workspace),
+        freshness_days=freshness_days,
+        environment=current_environment(workspace),
+    )
     if as_json:
         print_json(
             [
@@ -105,22 +113,12 @@ def refresh(
     CONSOLE.print(table("decisions, oldest first", ("entry", "lifecycle", "days", "state", "why"), rows))
 
 
-def _entry_dirs(where: Path) -> list[Path]:
-    from tools.decisions import SEED_ENTRIES_DIR, USER_ENTRIES_DIR
-
-    shared = [USER_ENTRIES_DIR, SEED_ENTRIES_DIR]
+def _find(where: Path) -> Workspace | None:
     try:
-        return [Workspace.find(where).entries_dir, *shared]
+        return Workspace.find(where)
     except TaskError:
         # Outside a workspace the corpus still answers.
-        return shared
-
-
-def _newest(workspace: Workspace) -> Workspace:
-    """Return where the newest lineage lies: the bakeoff branch's worktree, else the workspace."""
-    worktree = Workspace(workspace.worktree_dir)
-    found = list(worktree.root.rglob("task.yaml"))[:1] if worktree.root.is_dir() else []
-    return Workspace(found[0].parent) if found else workspace
+        return None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import typer
 
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, ERROR_CONSOLE, duration, percent, points, print_json, table
-from agent.cli.run_commands import start_agent_job
+from agent.launch import save_result, start_flywheel
 from tools.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def flywheel(
     if not detach:
         _turn(where, iterations, planner, plan_file, as_json)
         return
-    options = [] if iterations is None else ["--iters", str(iterations)]
-    options += [] if planner is None else ["--planner", planner]
-    options += [] if plan_file is None else ["--plan", str(plan_file.resolve())]
-    job = start_agent_job(Workspace.find(where), "flywheel", options)
+    job = start_flywheel(Workspace.find(where), iterations=iterations, planner=planner, plan_file=plan_file)
     if as_json:
         print_json({"id": job.id, "status": job.status, "log": job.log_path})
     else:
@@ -150,6 +147,8 @@ def _turn(
         )
     finally:
         view.close()
+    decisions = [{"iteration": record.iteration_id, "decision": record.decision} for record in result.records]
+    save_result({"branch": result.branch, "stopped_by": result.reason, "decisions": decisions})
     if as_json:
         print_json(
             {"branch": result.branch, "stopped_by": result.stopped_by, "iterations": list(result.records)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, percent, print_json, table
+from agent.launch import save_result, start_training
 from tools.errors import TaskError
-from tools.jobs import JobRecord, cancel_job, list_jobs, read_job, start_job
+from tools.jobs import JobRecord, cancel_job, list_jobs, read_job
 from tools.poll import RunProgress, read_progress
 from tools.recipe import TrainRecipe
 from tools.workspace import Workspace
@@ -43,10 +42,7 @@ def train(
     workspace = Workspace.find(where)
     recipe = TrainRecipe.from_yaml(recipe_file) if recipe_file else workspace.load_recipe()
     if detach:
-        options = ["--smoke"] if smoke else []
-        if recipe_file:
-            options += ["--recipe", str(recipe_file.resolve())]
-        _report_job(start_agent_job(workspace, "train", options, key=key), as_json)
+        _report_job(start_training(workspace, recipe_file=recipe_file, smoke=smoke, key=key), as_json)
         return
     resolved = check_recipe(workspace, recipe)
     result = _train_here(workspace, resolved, "smoke" if smoke else "full")
@@ -115,24 +111,17 @@ def evaluate(
         )
     workspace = Workspace.find(where)
     with CONSOLE.status(f"scoring {split}"):
-        rows = score_adapter(workspace, adapter, split)
-    mean = sum(row.score for row in rows) / len(rows)
+        scored = score_adapter(workspace, adapter, split)
+    facts = {"split": split, "mean": scored.mean, "n": len(scored.rows), "scores": scored.name}
+    save_result(facts)
     if as_json:
-        print_json({"split": split, "mean": mean, "n": len(rows)})
+        print_json(facts)
         return
-    CONSOLE.print(f"{split}: {percent(mean)} of {len(rows)} items", markup=False)
-    wrong = [row for row in rows if row.score < 1] if split == "dev" else []
+    CONSOLE.print(f"{split}: {percent(scored.mean)} of {len(scored.rows)} items", markup=False)
+    wrong = [row for row in scored.rows if row.score < 1] if split == "dev" else []
     if wrong[:failures]:
         cells = [(row.item_id, row.prompt, row.expected, row.output, row.error) for row in wrong[:failures]]
         CONSOLE.print(table(f"{len(wrong)} wrong", ("item", "prompt", "expected", "answered", "why"), cells))
-
-
-def start_agent_job(
-    workspace: Workspace, command: str, options: Sequence[str], *, key: str | None = None
-) -> JobRecord:
-    """Start one of these commands detached; its record is on disk before this returns."""
-    argv = [sys.executable, "-P", "-m", "agent", command, "--workspace", str(workspace.root), *options]
-    return start_job(workspace.jobs_dir, command, argv, cwd=workspace.root, idempotency_key=key)
 
 
 def _train_here(workspace: Workspace, recipe: TrainRecipe, mode: str) -> Any:
@@ -200,4 +189,4 @@ def _job_facts(job: JobRecord) -> dict[str, Any]:
     }
 
 
-__all__ = ["register", "start_agent_job"]
+__all__ = ["register"]

@@ -1,0 +1,32 @@
+"""The decision corpus as a workspace sees it: which folders count, and what machine it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.decisions import SEED_ENTRIES_DIR, USER_ENTRIES_DIR
+from tools.errors import BakehouseError
+from tools.freshness import Environment
+from tools.workspace import Workspace
+
+
+def entry_dirs(workspace: Workspace | None) -> Sequence[Path]:
+    """Return the folders to look in: the workspace's approved entries, the user's, the shipped."""
+    own = [] if workspace is None else [workspace.entries_dir]
+    return [*own, USER_ENTRIES_DIR, SEED_ENTRIES_DIR]
+
+
+def current_environment(workspace: Workspace | None) -> Environment:
+    """Return what this machine and workspace have today, for decisions to be compared with."""
+    from tools.hardware import detect
+    from tools.versions import library_versions
+
+    base_model = None
+    if workspace is not None:
+        try:
+            base_model = workspace.load_recipe().base_model
+        except BakehouseError:
+            # An unreadable recipe says nothing about the corpus.
+            base_model = None
+    return Environment(base_model, driver=detect().driver, library_versions=library_versions())
