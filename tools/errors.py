@@ -29,7 +29,8 @@
     ├── RepoError (RuntimeError)        git refused, or would have touched the user's work
     ├── LockHeldError (RuntimeError)    another process holds the workspace
     ├── PlannerError (RuntimeError)     a planner returned no usable plan
-    └── BudgetError (RuntimeError)      a step's worst case is over what is left
+    ├── BudgetError (RuntimeError)      a step's worst case is over what is left
+    └── McpError (ValueError)           the MCP server cannot be started as it was asked to
 
 A leaf also inherits the standard class that a caller would expect. A message says what
 came, what is allowed and what to do.
@@ -169,3 +170,7 @@ class PlannerError(BakehouseError, RuntimeError):
 
 class BudgetError(BakehouseError, RuntimeError):
     """The worst case of a step is over what is left of the budget."""
+
+
+class McpError(BakehouseError, ValueError):
+    """The MCP server cannot be started as it was asked to."""
