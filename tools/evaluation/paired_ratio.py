@@ -13,10 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tools.student_t import t_quantile
 
 __all__ = ["Part", "RatioGain", "ratio_gain"]
+
+_ROUNDING: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class RatioGain:
 
     gain: float | None
     interval: tuple[float, float] | None
-    """None for fewer than two tasks."""
+    """None for fewer than two tasks, and for means whose gain is the same on all tasks: a spread
+    of nothing would claim certainty."""
 
 
 def ratio_gain(parts: Sequence[Part], *, level: float, is_rate: bool) -> RatioGain:
@@ -66,6 +70,8 @@ def ratio_gain(parts: Sequence[Part], *, level: float, is_rate: bool) -> RatioGa
         values += [1.0, -1.0]
     centre = math.fsum(values) / len(values)
     variance = math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
+    if math.sqrt(variance) <= _ROUNDING * max(abs(base), abs(candidate)):
+        return RatioGain(gain, None)
     reach = t_quantile(level, len(values) - 1) * math.sqrt(variance / len(values))
     low, high = min(centre - reach, gain), max(centre + reach, gain)
     return RatioGain(gain, (max(-1.0, low), min(1.0, high)) if is_rate else (low, high))

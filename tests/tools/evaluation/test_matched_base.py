@@ -114,6 +114,17 @@ def test_agreement_of_all_tasks_is_no_certainty() -> None:
     assert interval[1] > 20
 
 
+def test_means_without_a_spread_have_no_interval() -> None:
+    rows, slower = (
+        [row(f"t{i}", True, 1, 1, wall_seconds=0.1 * i + more) for i in range(5)] for more in (0, 0.3)
+    )
+    result = MatchedBaseComparison().compare(rows, slower)
+    assert result.overall_delta["delta_mean_wall"] == pytest.approx(0.3)
+    assert result.overall_interval["delta_mean_wall"] is None
+    assert result.overall_interval["delta_mean_turns"] is None
+    assert "| mean turns | 5.00 | 5.00 | +0.00 | — |" in result.report()
+
+
 def test_a_ratio_of_sums_covers_its_truth_as_often_as_it_says() -> None:
     rng = random.Random(11)
     hits = 0
