@@ -83,7 +83,7 @@ def build_entry(task: Task, record: IterationRecord, incumbent: Incumbent) -> De
         data_digest=incumbent.locks.data_digest,
         base_model=incumbent.train_recipe.base_model,
         seeds=tuple(seeds),
-        n_items=best.n_items if best else 0,
+        n_items=best.n_items if best else None,
         effect=best.gain if best else None,
         interval=interval,
         level=best.level if best else None,

@@ -31,7 +31,7 @@ def main() -> None:
         app()
     except BakehouseError as err:
         ERROR_CONSOLE.print(f"[bold red]error[/] ({type(err).__name__}): ", end="")
-        ERROR_CONSOLE.print(str(err), markup=False, highlight=False)
+        ERROR_CONSOLE.print(str(err), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         ERROR_CONSOLE.print("interrupted; what was finished is kept, and the same command goes on from there")

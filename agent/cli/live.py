@@ -31,15 +31,17 @@ _STEPS = {
     "commit": "committing",
 }
 _QUIET = {"begin"}
+_LINE_EVERY_S = 30.0
 
 
 class LiveView:
-    """Prints steps as they end, and the running step's progress on a line of its own."""
+    """Prints steps as they end, and the running step's progress: a moving line, in a log some lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
         self._doing = ""
+        self._next_line_s = _LINE_EVERY_S
 
     def notify(self, event: Event) -> None:
         """Show an event of the flywheel."""
@@ -56,6 +58,7 @@ class LiveView:
 
     def run_worker(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
         """Run a worker on this machine and show how far its trials are."""
+        self._next_line_s = _LINE_EVERY_S
         return run_engine(
             spec, spec_path=spec_path, log_path=log_path, on_poll=lambda wall_s: self._poll(spec, wall_s)
         )
@@ -70,6 +73,8 @@ class LiveView:
         if self._console.is_terminal:
             self._status = self._console.status(doing)
             self._status.start()
+        else:
+            self._line(f"  {doing} ...")
 
     def _stop(self) -> None:
         if self._status is not None:
@@ -77,8 +82,15 @@ class LiveView:
             self._status = None
 
     def _poll(self, spec: Mapping[str, Any], wall_s: float) -> None:
+        if self._status is None and wall_s < self._next_line_s:
+            return
+        text = f"{self._doing}: {_trials_line(spec)} ({duration(wall_s)})"
         if self._status is not None:
-            self._status.update(f"{self._doing}: {_trials_line(spec)} ({duration(wall_s)})")
+            self._status.update(text)
+        else:
+            # Without a terminal nothing can be redrawn, so a line now and then has to do.
+            self._next_line_s = wall_s + _LINE_EVERY_S
+            self._line(f"    {text}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -16,7 +16,6 @@ from agent.progress import Event
 from tests.agent.bench import make_workspace, run_here, write_base, write_plan
 from tools.decisions import load_entries
 from tools.errors import LeakError, LockHeldError, TaskError
-from tools.lanes.local import run_engine
 from tools.lineage import FailureLabel, LineageStore
 from tools.lock import hold_workspace
 from tools.recipe import TrainRecipe
@@ -62,8 +61,7 @@ def test_a_winner_is_kept_on_evidence_and_committed_whole(base: Path, tmp_path: 
     (root / "data" / "notes.txt").write_text("the user's own, not committed")
     before = (git(root, "status", "--porcelain"), git(root, "rev-parse", "HEAD"))
     events: list[Event] = []
-    # This one test runs the children that a user's flywheel runs.
-    result = turn(workspace, tmp_path, STRONG, WEAK, notify=events.append, run_worker=run_engine)
+    result = turn(workspace, tmp_path, STRONG, WEAK, notify=events.append)
 
     record = result.records[0]
     assert record.promoted == "c1"
