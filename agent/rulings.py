@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.incumbent import INCUMBENT, Incumbent
 from agent.plan import Plan
+from agent.probing import guard_by_probe
 from agent.records import CandidateRecord, GuardRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.trials import TrialRunner
 from tools.comparison import Scores, compare, corrected_level
@@ -33,8 +34,11 @@ def probe_guards(runner: TrialRunner, incumbent: Incumbent, trials: Sequence[Tri
     for trial in trials:
         if not trial.scored:
             continue
-        guard = forbidden_guard(before, runner.scores(trial, "selection"))
-        found[trial.trial_id] = [_guard_record(guard).model_dump(mode="json")]
+        guards = [forbidden_guard(before, runner.scores(trial, "selection"))]
+        probed = guard_by_probe(runner.workspace, runner.task, incumbent.trials[0], trial)
+        if probed is not None:
+            guards.append(probed)
+        found[trial.trial_id] = [_guard_record(guard).model_dump(mode="json") for guard in guards]
     return found
 
 

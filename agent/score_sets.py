@@ -55,7 +55,7 @@ def job_run_dir(workspace: Workspace, job_id: str) -> Path:
     job = read_job(workspace.jobs_dir, job_id)
     if job.kind != "train":
         raise JobError(f"job {job_id} is a {job.kind} job; name one of kind train")
-    return _run_dir(workspace, job)
+    return run_dir_of(workspace, job)
 
 
 def find_scores(workspace: Workspace, name: str, split: str) -> tuple[ScoreRow, ...]:
@@ -91,7 +91,7 @@ def load_scores(workspace: Workspace, name: str, split: str) -> Scores:
     return Scores.from_rows(find_scores(workspace, name, split))
 
 
-def _run_dir(workspace: Workspace, job: JobRecord) -> Path:
+def run_dir_of(workspace: Workspace, job: JobRecord) -> Path:
     chosen = option_of(job, "--recipe")
     recipe = TrainRecipe.from_yaml(chosen) if chosen else workspace.load_recipe()
     mode: Mode = MODE_SMOKE if "--smoke" in job.argv else MODE_FULL
@@ -101,7 +101,7 @@ def _run_dir(workspace: Workspace, job: JobRecord) -> Path:
 def _job_adapter(workspace: Workspace, job_id: str) -> Path:
     run_dir = job_run_dir(workspace, job_id)
     for job in list_jobs(workspace.jobs_dir):
-        if job.id > job_id and job.kind == "train" and _run_dir(workspace, job) == run_dir:
+        if job.id > job_id and job.kind == "train" and run_dir_of(workspace, job) == run_dir:
             raise TaskError(
                 f"job {job.id} has trained into {run_dir} after {job_id}, whose adapter is gone; give each "
                 "recipe an output_dir of its own to keep both"

@@ -192,3 +192,22 @@ def test_a_second_flywheel_on_a_workspace_is_told_who_holds_it(base: Path, tmp_p
     workspace = make_workspace(root, base)
     with hold_workspace(workspace.state_dir, what="flywheel"), pytest.raises(LockHeldError, match="flywheel"):
         turn(workspace, tmp_path, WEAK)
+
+
+def test_the_probe_step_asks_every_trial_where_there_is_a_probe_set(base: Path, tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    root.mkdir()
+    workspace = make_workspace(root, base, seeds=[17])
+    first = turn(workspace, tmp_path, {"lora_alpha": 8})
+    record = first.records[0]
+    assert [guard.name for ruling in record.rulings for guard in ruling.guards] == ["forbidden outputs"]
+    questions = [{"qid": f"q{n}", "category": "c", "question": f"say {n}"} for n in range(3)]
+    probe = root / "data" / "probe.jsonl"
+    probe.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    second = turn(workspace, tmp_path, STRONG).records[0]
+    ruling = second.ruling("c1")
+    assert ruling is not None
+    probed = next(guard for guard in ruling.guards if guard.name == "reasoning probe")
+    # A model that never reasons has nothing to lose, and the guard says so instead of passing blindly.
+    assert probed.passed
+    assert "nothing" in probed.detail
