@@ -30,7 +30,7 @@ from tools.lineage import LineageStore
 from tools.lock import hold_workspace
 from tools.patch_space import PatchSpace
 from tools.recipe import TrainRecipe
-from tools.repo import ITERATION_TRAILER, Worktree, ensure_worktree
+from tools.repo import ITERATION_TRAILER, Worktree, ensure_worktree, find_repo
 from tools.task import Task
 from tools.workspace import Workspace
 
@@ -80,6 +80,21 @@ def branch_name(task: Task) -> str:
     return f"bakehouse/{task.name}"
 
 
+def check_committed(workspace: Workspace) -> None:
+    """Refuse a recipe that the last commit does not hold: the bakeoff branch starts there.
+
+    Raises:
+        TaskError: recipe.yaml is not committed, or was changed since.
+    """
+    committed = find_repo(workspace.root).read_file("HEAD", "recipe.yaml")
+    if committed is None or committed.strip() != workspace.recipe_file.read_text(encoding="utf-8").strip():
+        state = "is not committed" if committed is None else "has changes that are not committed"
+        raise TaskError(
+            f"{workspace.recipe_file} {state}; commit it first: candidates are compared with the "
+            "recipe that the bakeoff branch starts from, and that is the committed one"
+        )
+
+
 def establish_incumbent(bench: Bench, iteration_id: str) -> Incumbent:
     """Return the incumbent: the committed one where its scores still hold, else one measured now.
 
@@ -93,13 +108,7 @@ def establish_incumbent(bench: Bench, iteration_id: str) -> Incumbent:
     def run() -> Any:
         # What a run that died or was abandoned left half written there is nobody's work.
         bench.worktree.discard_changes()
-        here = Workspace(bench.worktree.root)
-        if not here.recipe_file.is_file():
-            raise TaskError(
-                f"the branch {bench.worktree.branch} has no recipe.yaml: it starts at your last commit; "
-                "commit recipe.yaml and task.yaml, then start again"
-            )
-        recipe = here.load_recipe()
+        recipe = Workspace(bench.worktree.root).load_recipe()
         committed = load_incumbent(bench.worktree.root / INCUMBENT_FILE)
         if committed is not None and still_holds(committed, recipe, bench.locks):
             return committed.model_dump(mode="json")
@@ -118,10 +127,17 @@ def open_bench(
     """Check a workspace and return what a run on it works with. Hold the workspace's lock first."""
     task = workspace.load_task()
     recipe = workspace.load_recipe()
+    check_committed(workspace)
     locks = take_locks(workspace, recipe.system_prompt_file)
     check_data(workspace, task)
     check_recipe(workspace, recipe)
     worktree = ensure_worktree(workspace.root, workspace.worktree_dir, branch_name(task))
+    if worktree.behind:
+        text = (
+            f"{worktree.branch} lacks {worktree.behind} commit(s) of yours and goes on from its own; "
+            "merge it, or delete it to start from your last commit"
+        )
+        notify(Event("start", branch_name(task), "note", text=text))
     return Bench(
         workspace=workspace,
         task=task,

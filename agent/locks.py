@@ -15,7 +15,7 @@ class Locks(Record):
     task: str
     """Over task.yaml's scorer, splits, seeds, target, level and the like."""
     splits: dict[str, str]
-    """Over the bytes of each split's file."""
+    """Over the bytes of each split's file, and of the probe set where there is one."""
     scorer: str
     """Over scorer.py where the task names the custom scorer, else over the scorer's name."""
     system_prompt: str
@@ -36,7 +36,8 @@ def take_locks(workspace: Workspace, system_prompt_file: str | None) -> Locks:
     task = workspace.load_task()
     return Locks(
         task=task.digest,
-        splits={split: _digest_split(workspace, task, split) for split in SPLITS},
+        splits={split: _digest_split(workspace, task, split) for split in SPLITS}
+        | _digest_probe(workspace, task),
         scorer=_digest_scorer(workspace, task),
         system_prompt=_digest_prompt(workspace, system_prompt_file),
     )
@@ -52,7 +53,8 @@ def check_locks(workspace: Workspace, taken: Locks, system_prompt_file: str | No
     changed = [
         name for name in ("task", "scorer", "system_prompt") if getattr(now, name) != getattr(taken, name)
     ]
-    changed += [f"data/{split}" for split in SPLITS if now.splits[split] != taken.splits[split]]
+    named = sorted(now.splits.keys() | taken.splits.keys())
+    changed += [f"data/{split}" for split in named if now.splits.get(split) != taken.splits.get(split)]
     if changed:
         raise TaskError(
             f"{', '.join(changed)} changed while the flywheel ran, so its scores no longer compare; "
@@ -65,6 +67,11 @@ def _digest_split(workspace: Workspace, task: Task, split: str) -> str:
     if not path.is_file():
         raise TaskError(f"the {split} split is missing: {path}; see `data:` in {workspace.task_file}")
     return digest_file(path)
+
+
+def _digest_probe(workspace: Workspace, task: Task) -> dict[str, str]:
+    path = workspace.probe_file(task)
+    return {"probe": digest_file(path)} if path.is_file() else {}
 
 
 def _digest_scorer(workspace: Workspace, task: Task) -> str:

@@ -108,7 +108,8 @@ class TrainRecipe:
     max_grad_norm: float = 1.0
     """Clip the norm of an adapter's whole gradient to this; 0 turns clipping off."""
     packing: bool = True
-    """Lay rows end to end with attention inside each row alone; False pads them instead."""
+    """Lay rows end to end with attention inside each row alone. The local lane always does: both
+    settings give the same numbers there; the container lanes pad where this is False."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
     use_dora: bool = False

@@ -211,3 +211,16 @@ def test_the_probe_step_asks_every_trial_where_there_is_a_probe_set(base: Path, 
     # A model that never reasons has nothing to lose, and the guard says so instead of passing blindly.
     assert probed.passed
     assert "nothing" in probed.detail
+
+
+def test_a_recipe_that_is_not_committed_is_refused_before_anything_is_spent(
+    base: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "w"
+    root.mkdir()
+    workspace = make_workspace(root, base)
+    recipe = root / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "notes: tried\n")
+    with pytest.raises(TaskError, match="not committed"):
+        turn(workspace, tmp_path, WEAK)
+    assert not workspace.worktree_dir.exists()
