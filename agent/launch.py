@@ -30,10 +30,16 @@ def start_agent_job(
 
 
 def start_training(
-    workspace: Workspace, *, recipe_file: Path | None, smoke: bool, key: str | None = None
+    workspace: Workspace,
+    *,
+    recipe_file: Path | None,
+    smoke: bool,
+    check_data: bool = False,
+    key: str | None = None,
 ) -> JobRecord:
-    """Train a recipe, the workspace's own by default."""
+    """Train a recipe, the workspace's own by default; check_data refuses rows tied to a judged split."""
     options = ["--smoke"] if smoke else []
+    options += ["--check-data"] if check_data else []
     if recipe_file is not None:
         options += ["--recipe", str(recipe_file.resolve())]
     return start_agent_job(workspace, "train", options, key=key)
@@ -61,6 +67,15 @@ def start_evaluation(
     options = ["--split", split]
     options += [] if adapter is None else ["--adapter", str(adapter.resolve())]
     return start_agent_job(workspace, "eval", options, key=key)
+
+
+def start_merge(
+    workspace: Workspace, *, recipe_file: Path, iteration: int | None = None, key: str | None = None
+) -> JobRecord:
+    """Merge a trained recipe's adapter into its base and export it."""
+    options = ["--recipe", str(recipe_file.resolve())]
+    options += [] if iteration is None else ["--iter", str(iteration)]
+    return start_agent_job(workspace, "merge", options, key=key)
 
 
 def start_probe(

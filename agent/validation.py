@@ -33,6 +33,17 @@ def check_data(workspace: Workspace, task: Task) -> dict[str, Dataset]:
     return splits
 
 
+def check_training_rows(workspace: Workspace, recipe: TrainRecipe) -> None:
+    """Refuse a recipe whose own rows, the train split or others, touch a judged split.
+
+    Raises:
+        DatasetError, LeakError: as `check_data`.
+    """
+    task = workspace.load_task()
+    judged = {split: load_dataset(workspace.split_file(task, split)) for split in JUDGED_SPLITS}
+    check_leaks(load_dataset(recipe.dataset_jsonl), judged)
+
+
 def check_proposals(
     workspace: Workspace, task: Task, incumbent: Incumbent, plan: Plan
 ) -> tuple[CandidateRecord, ...]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.metadata import entry_points
+from typing import Final
 
 import typer
 
 from agent.cli import corpus_commands, flywheel_commands, run_commands, workspace_commands
 from agent.cli.output import ERROR_CONSOLE
 from tools.errors import BakehouseError
+
+COMMAND_GROUP: Final = "bakehouse.commands"
+"""Entry points of this group take the app and add commands to it."""
 
 app = typer.Typer(
     name="bakehouse",
@@ -20,6 +25,8 @@ app = typer.Typer(
 )
 for module in (workspace_commands, run_commands, flywheel_commands, corpus_commands):
     module.register(app)
+for plug in entry_points(group=COMMAND_GROUP):
+    plug.load()(app)
 
 
 def main() -> None:

@@ -34,17 +34,23 @@ def train(
     smoke: Annotated[bool, typer.Option(help="Only the recipe's smoke steps.")] = False,
     detach: Annotated[bool, typer.Option(help="Return at once with a job id.")] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key is the same job.")] = None,
+    check_data: Annotated[bool, typer.Option(help="Refuse rows that are tied to a judged split.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one recipe, here or detached."""
-    from agent.validation import check_recipe
+    from agent.validation import check_recipe, check_training_rows
 
     workspace = Workspace.find(where)
     recipe = TrainRecipe.from_yaml(recipe_file) if recipe_file else workspace.load_recipe()
     if detach:
-        _report_job(start_training(workspace, recipe_file=recipe_file, smoke=smoke, key=key), as_json)
+        _report_job(
+            start_training(workspace, recipe_file=recipe_file, smoke=smoke, check_data=check_data, key=key),
+            as_json,
+        )
         return
     resolved = check_recipe(workspace, recipe)
+    if check_data:
+        check_training_rows(workspace, resolved)
     result = _train_here(workspace, resolved, "smoke" if smoke else "full")
     if as_json:
         print_json(result)
