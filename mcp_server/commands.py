@@ -8,27 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mcp_server.settings import FREE_ROWS, TOOL_NAMES, Settings
 from tools.errors import BakehouseError, McpError
-
-if TYPE_CHECKING:
-    import typer
-
-
-def register(app: typer.Typer) -> None:
-    """Add `mcp` to the command line; its options are read here, so that both ways in have the same."""
-    import typer
-
-    context = {"ignore_unknown_options": True, "allow_extra_args": True}
-
-    @app.command(name="mcp", add_help_option=False, context_settings=context)
-    def mcp(ctx: typer.Context) -> None:
-        """Serve the flywheel's tools to MCP clients; `bakehouse mcp install` configures them."""
-        code = main(ctx.args)
-        if code:
-            raise typer.Exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
