@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.budget import Budget
+from agent.heartbeat_files import FlywheelHeartbeat, keep_heartbeat
 from agent.incumbent import Incumbent, load_incumbent, still_holds
 from agent.iteration import Bench, run_iteration
 from agent.locks import Locks, take_locks
@@ -70,9 +71,14 @@ def run_flywheel(
         LockHeldError: another flywheel runs on this workspace.
         BakehouseError: the workspace is not fit to start; nothing was spent.
     """
-    with hold_workspace(workspace.state_dir, what="flywheel"):
-        bench = open_bench(workspace, planner, run_worker, clock, notify)
-        return _turn(bench, iterations or bench.task.bakeoff.iterations)
+    with (
+        hold_workspace(workspace.state_dir, what="flywheel"),
+        keep_heartbeat(workspace.state_dir, clock) as heartbeat,
+    ):
+        bench = open_bench(workspace, planner, run_worker, clock, heartbeat.watched(notify))
+        result = _turn(bench, iterations or bench.task.bakeoff.iterations, heartbeat)
+        heartbeat.end(result.reason if result.stopped_by in ("planner", "error storm") else None)
+        return result
 
 
 def branch_name(task: Task) -> str:
@@ -157,13 +163,14 @@ def open_bench(
     )
 
 
-def _turn(bench: Bench, iterations: int) -> FlywheelResult:
+def _turn(bench: Bench, iterations: int, heartbeat: FlywheelHeartbeat) -> FlywheelResult:
     budget, broken = Budget(bench.task.budget), 0
     records: list[IterationRecord] = []
     while True:
         iteration_id = _iteration_to_run(bench.journal, bench.locks, bench.worktree)
         started = time.monotonic()
         incumbent = establish_incumbent(bench, iteration_id)
+        heartbeat.running(iteration_id, incumbent.selection)
         # Asked again here: only now is the score of a starting recipe known.
         stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
         if stop is not None:
@@ -173,6 +180,7 @@ def _turn(bench: Bench, iterations: int) -> FlywheelResult:
             record, incumbent = run_iteration(bench, iteration_id, incumbent, context)
         except PlannerError as err:
             return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, "planner", str(err))
+        heartbeat.finished(record, incumbent)
         bench.journal.append("iteration_end", iteration_id)
         records.append(record)
         broken = 0 if any(trial.scored for trial in record.trials if trial.parent_id) else broken + 1
