@@ -3,8 +3,7 @@ from __future__ import annotations
 import html
 from html.parser import HTMLParser
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from agent.report.markup import Markup, element, escape, join
 from agent.report.text_diff import MAX_CHARS, clip, mark_differences

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from agent.report.axis import fit_axis
 from agent.report.curve_plot import draw_losses, draw_mid_scores, thin_points

@@ -7,8 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from tools.comparison import Comparison, Scores, compare, corrected_level, interval
 from tools.errors import EvidenceError

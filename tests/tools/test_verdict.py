@@ -6,8 +6,7 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tools.comparison import Comparison, Scores, compare, corrected_level
 from tools.errors import EvidenceError

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tools.errors import ScorerError
 from tools.evaluation.scorers import ScoreOutcome, get_scorer, is_forbidden

@@ -7,8 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tools.errors import EvidenceError, ScorerError
 from tools.evaluation.scorers import get_scorer
