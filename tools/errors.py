@@ -19,6 +19,8 @@
     ├── ScorerError (ValueError)        a scorer is unknown or broke its contract
     ├── EvaluationError (ValueError)    a bench, a grader or pass@k was asked for the impossible
     ├── JudgeError (RuntimeError)       a judge could not be asked, or its reply has no text
+    │   └── EndpointBusyError           the endpoint is busy or out of reach; later it may answer
+    ├── TeacherError (RuntimeError)     a teacher cannot be asked, or gave nothing that can be used
     ├── WeightsError (RuntimeError)     weights that do not fit the live model, or a swap in a swap
     │   └── AdapterFileError (FileNotFoundError)  an adapter's weights are not on disk
     ├── EvidenceError (ValueError)      too little evidence, or evidence that does not pair
@@ -29,6 +31,7 @@
     ├── RepoError (RuntimeError)        git refused, or would have touched the user's work
     ├── LockHeldError (RuntimeError)    another process holds the workspace
     ├── PlannerError (RuntimeError)     a planner returned no usable plan
+    │   └── PlannerOutageError          its server could not be asked, or answered with no plan twice
     ├── BudgetError (RuntimeError)      a step's worst case is over what is left
     └── McpError (ValueError)           the MCP server cannot be started as it was asked to
 
@@ -125,6 +128,22 @@ class JudgeError(BakehouseError, RuntimeError):
     """A judge could not be asked, or its reply holds no text."""
 
 
+class EndpointBusyError(JudgeError):
+    """An endpoint that is busy or out of reach; asked again later, it may answer.
+
+    Attributes:
+        wait_s: How long it asks to be left alone; 0 when it does not say.
+    """
+
+    def __init__(self, message: str, *, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class TeacherError(BakehouseError, RuntimeError):
+    """A teacher that cannot be asked, or that gave nothing that can be used."""
+
+
 class WeightsError(BakehouseError, RuntimeError):
     """Weights that do not fit the live model, or a swap inside a swap."""
 
@@ -166,6 +185,10 @@ class LockHeldError(BakehouseError, RuntimeError):
 
 class PlannerError(BakehouseError, RuntimeError):
     """A planner returned no usable plan."""
+
+
+class PlannerOutageError(PlannerError):
+    """A planner's server could not be asked, or gave no usable plan twice; another may step in."""
 
 
 class BudgetError(BakehouseError, RuntimeError):

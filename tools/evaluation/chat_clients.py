@@ -18,15 +18,26 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
 
-from tools.errors import EvaluationError, JudgeError
+from tools.errors import EndpointBusyError, EvaluationError, JudgeError
 
-__all__ = ["AnthropicClient", "OpenAICompatibleClient"]
+__all__ = ["AnthropicClient", "ChatReply", "OpenAICompatibleClient"]
 
 Messages = Sequence[Mapping[str, str]]
 
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT_S: Final = 60.0
 _MAX_REPLY_BYTES: Final = 8_000_000
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """A reply, and what the endpoint says that it cost; None where it does not say."""
+
+    text: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cut_off: bool = False
+    """Whether the reply ended at its limit of tokens."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +90,29 @@ class OpenAICompatibleClient:
         Raises:
             JudgeError: no reply after max_attempts, or one without a text.
         """
+        return self.reply(messages, max_tokens=max_tokens, temperature=temperature, **options).text
+
+    def reply(
+        self,
+        messages: Messages,
+        /,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> ChatReply:
+        """Return the reply with its cost.
+
+        Raises:
+            EndpointBusyError: the endpoint stayed busy or out of reach.
+            JudgeError: it refused, or its reply holds no text.
+        """
         body: dict[str, Any] = {"model": self.model, "messages": [dict(message) for message in messages]}
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
         if temperature is not None and self.send_temperature:
             body["temperature"] = temperature
-        return _completion_text(
-            self._post(json.dumps(body | options | dict(self.extra_body)).encode("utf-8"))
-        )
+        return _completion(self._post(json.dumps(body | options | dict(self.extra_body)).encode("utf-8")))
 
     def _post(self, body: bytes) -> bytes:
         url = self.base_url.rstrip("/") + "/chat/completions"
@@ -94,7 +120,7 @@ class OpenAICompatibleClient:
         key = None if self.api_key_env is None else _key(self.api_key_env)
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        reason = ""
+        reason, wait_s = "", 0.0
         for attempt in range(1, self.max_attempts + 1):
             wait_s = min(0.5 * 2 ** (attempt - 1), _LONGEST_WAIT_S)
             try:
@@ -109,7 +135,9 @@ class OpenAICompatibleClient:
                 reason = f"{type(err).__name__}: {err}"
             if attempt < self.max_attempts:
                 self.sleep(wait_s)
-        raise JudgeError(f"{url}: no reply in {self.max_attempts} attempts; the last: {reason}")
+        raise EndpointBusyError(
+            f"{url}: no reply in {self.max_attempts} attempts; the last: {reason}", wait_s=wait_s
+        )
 
     def _attempt(self, request: urllib.request.Request) -> bytes:
         deadline = time.monotonic() + self.timeout_s
@@ -164,6 +192,24 @@ class AnthropicClient:
             ImportError: the package `anthropic` is not installed.
             JudgeError: no reply, or one without a text.
         """
+        return self.reply(messages, max_tokens=max_tokens, temperature=temperature, **options).text
+
+    def reply(
+        self,
+        messages: Messages,
+        /,
+        *,
+        max_tokens: int = 1024,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> ChatReply:
+        """Return the reply with its cost, tokens read from or written to a cache included.
+
+        Raises:
+            ImportError: the package `anthropic` is not installed.
+            EndpointBusyError: the endpoint stayed busy or out of reach.
+            JudgeError: it refused, or its reply holds no text.
+        """
         anthropic = _import_anthropic()
         system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
         request: dict[str, Any] = {
@@ -185,10 +231,17 @@ class AnthropicClient:
             http_client=anthropic.DefaultHttpxClient(follow_redirects=False),
         ) as client:
             try:
-                reply = client.messages.create(**request)
-            except anthropic.AnthropicError as err:
+                return _message(client.messages.create(**request))
+            except anthropic.APIConnectionError as err:
+                raise EndpointBusyError(f"{self.model}: {type(err).__name__}: {err}") from err
+            except anthropic.APIStatusError as err:
+                text = f"{self.model}: {type(err).__name__}: {err}"
+                if err.status_code not in _TRANSIENT:
+                    raise JudgeError(text) from err
+                raise EndpointBusyError(text, wait_s=_retry_after(err.response, 0.0)) from err
+            except (anthropic.AnthropicError, AttributeError, TypeError, ValueError) as err:
+                # The package builds its answers without checking what the server sent.
                 raise JudgeError(f"{self.model}: {type(err).__name__}: {err}") from err
-        return "".join(block.text for block in reply.content if block.type == "text")
 
 
 def _import_anthropic() -> Any:
@@ -224,9 +277,9 @@ def _opener(host: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirects(), *handlers)
 
 
-def _retry_after(error: urllib.error.HTTPError, otherwise: float) -> float:
+def _retry_after(response: Any, otherwise: float) -> float:
     try:
-        asked = float(error.headers.get("Retry-After", ""))
+        asked = float(response.headers.get("Retry-After", ""))
     except ValueError:
         return otherwise
     return min(asked, _LONGEST_WAIT_S) if asked >= 0 else otherwise
@@ -241,13 +294,38 @@ def _excerpt(error: urllib.error.HTTPError, key: str | None) -> str:
     return (text.replace(key, "***") if key else text)[:300]
 
 
-def _completion_text(data: bytes) -> str:
+def _completion(data: bytes) -> ChatReply:
     try:
-        content = json.loads(data)["choices"][0]["message"]["content"]
+        body = json.loads(data)
+        choice = body["choices"][0]
+        content = choice["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError) as err:
         raise JudgeError(f"the reply is no chat completion: {data[:200]!r}") from err
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if content is not None and not isinstance(content, str):
         raise JudgeError(f"the reply's content is {type(content).__name__}; a text is needed")
-    return content or ""
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return ChatReply(
+        text=content or "",
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        cut_off=choice.get("finish_reason") == "length",
+    )
+
+
+def _message(message: Any) -> ChatReply:
+    usage = message.usage
+    cached = (usage.cache_creation_input_tokens, usage.cache_read_input_tokens)
+    read = _count(usage.input_tokens)
+    return ChatReply(
+        text="".join(block.text for block in message.content if block.type == "text"),
+        input_tokens=None if read is None else read + sum(_count(tokens) or 0 for tokens in cached),
+        output_tokens=_count(usage.output_tokens),
+        cut_off=message.stop_reason == "max_tokens",
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tools.errors import EvaluationError, JudgeError
+from tools.errors import EndpointBusyError, EvaluationError, JudgeError
 from tools.evaluation import AnthropicClient, Judge, OpenAICompatibleClient
+from tools.evaluation.chat_clients import ChatReply
 
 KEY = "sk-test-0123456789"
 MESSAGES = [{"role": "system", "content": "Grade."}, {"role": "user", "content": "x"}]
@@ -305,3 +306,54 @@ def test_a_redirect_does_not_take_claudes_key_elsewhere(
     with pytest.raises(JudgeError):
         anthropic_client.chat(MESSAGES)
     assert len(endpoint.requests) == 1
+
+
+# What a reply cost, and whether asking again may help.
+
+
+def test_a_reply_tells_its_cost_and_whether_it_was_cut_off(endpoint: Endpoint) -> None:
+    body = {
+        "choices": [{"message": {"content": "half a"}, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 3},
+    }
+    endpoint.replies = [Reply(200, json.dumps(body).encode())]
+    assert client(endpoint).reply(MESSAGES) == ChatReply("half a", 12, 3, cut_off=True)
+
+
+@pytest.mark.parametrize("usage", [None, [], {"prompt_tokens": -5, "completion_tokens": "many"}])
+def test_a_cost_that_makes_no_sense_is_unknown(usage: Any, endpoint: Endpoint) -> None:
+    body = {"choices": [{"message": {"content": "ok"}}], "usage": usage}
+    endpoint.replies = [Reply(200, json.dumps(body).encode())]
+    assert client(endpoint).reply(MESSAGES) == ChatReply("ok")
+
+
+def test_a_busy_endpoint_is_told_from_one_that_refuses(endpoint: Endpoint) -> None:
+    endpoint.replies = [Reply(429, b"busy", {"Retry-After": "7"}), Reply(404, b"no such model")]
+    with pytest.raises(EndpointBusyError) as caught:
+        client(endpoint, max_attempts=1).reply(MESSAGES)
+    assert caught.value.wait_s == 7.0
+    with pytest.raises(JudgeError) as refused:
+        client(endpoint, max_attempts=1).reply(MESSAGES)
+    assert not isinstance(refused.value, EndpointBusyError)
+
+
+def test_claudes_reply_tells_its_cost(endpoint: Endpoint, anthropic_client: AnthropicClient) -> None:
+    endpoint.replies = [claude({"type": "text", "text": "ok"})]
+    assert anthropic_client.reply(MESSAGES) == ChatReply("ok", 1, 1)
+
+
+@pytest.mark.parametrize("status", [429, 500, 529])
+def test_claude_may_be_busy(status: int, endpoint: Endpoint, anthropic_client: AnthropicClient) -> None:
+    endpoint.replies = [Reply(status, b'{"type": "error"}', {"Retry-After": "3"})]
+    with pytest.raises(EndpointBusyError) as caught:
+        anthropic_client.reply(MESSAGES)
+    assert caught.value.wait_s == 3.0
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"content": 4}', b"[]", b'{"type": "message"}'])
+def test_a_reply_of_claudes_endpoint_that_is_no_message_is_an_error(
+    body: bytes, endpoint: Endpoint, anthropic_client: AnthropicClient
+) -> None:
+    endpoint.replies = [Reply(200, body)]
+    with pytest.raises(JudgeError):
+        anthropic_client.reply(MESSAGES)
