@@ -14,7 +14,7 @@ endif
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types clean
+.PHONY: help env demo test lint types bridge clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -43,5 +43,9 @@ types: env ## mypy --strict
 	@echo "== mypy --strict (a minute the first time)"
 	@$(PY) -m mypy
 
+bridge: env ## convert, train and merge tiny models with real Megatron-Bridge, on the CPU
+	@$(PY) -P .ci/bridge.py
+	@$(PY) -m pytest -m bridge tests/bridge
+
 clean: ## remove the environment and caches of this checkout
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache/bridge .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -136,13 +136,10 @@ def run_engine(
         MissingExtraError: the extra `train` is not installed.
         LockHeldError: another process runs a worker on this spec_path.
     """
-    require_extra("train", purpose="the engine")
-    result_path = Path(spec["result_path"])
-    with held(spec_path.with_name(f".{spec_path.name}.lock"), what=f"the engine spec {spec_path}") as lock:
-        result_path.unlink(missing_ok=True)
-        argv = engine_argv(write_json_atomic(spec_path, dict(spec)).absolute())
-        with Child.start(argv, log_path=log_path, keep_fds=(lock,), grace_s=grace_s) as child:
-            end = watch(
+
+    def run(path: Path, lock: int) -> ChildEnd:
+        with Child.start(engine_argv(path), log_path=log_path, keep_fds=(lock,), grace_s=grace_s) as child:
+            return watch(
                 child,
                 interval_s=poll_s,
                 on_poll=on_poll,
@@ -150,6 +147,30 @@ def run_engine(
                 timeout_s=timeout_s,
                 grace_s=grace_s,
             )
+
+    return run_spec(spec, run, spec_path=spec_path, log_path=log_path, timeout_s=timeout_s)
+
+
+def run_spec(
+    spec: Mapping[str, Any],
+    run: Callable[[Path, int], ChildEnd],
+    *,
+    spec_path: Path,
+    log_path: Path,
+    timeout_s: float | None,
+) -> dict[str, Any]:
+    """Write a spec, have it run under its lock and return the result that the worker wrote.
+
+    Args:
+        run: Given the spec's file and the descriptor of its lock, which the worker holds on to.
+    Raises:
+        TrainError, MissingExtraError, LockHeldError: as `run_engine`.
+    """
+    require_extra("train", purpose="the engine")
+    result_path = Path(spec["result_path"])
+    with held(spec_path.with_name(f".{spec_path.name}.lock"), what=f"the engine spec {spec_path}") as lock:
+        result_path.unlink(missing_ok=True)
+        end = run(write_json_atomic(spec_path, dict(spec)).absolute(), lock)
         explain_end(end, "the engine", log_path, timeout_s)
         return _read_result(result_path)
 

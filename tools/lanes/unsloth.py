@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tools
 from tools.errors import TrainError
 from tools.files import write_json_atomic
 from tools.lanes.docker import exec_plan, exec_trainer, trainer_environment
 from tools.lanes.lane import LaunchPlan, Outcome
+from tools.lanes.shipping import ship
 from tools.recipe import MODE_SMOKE, Mode, TrainRecipe
 
-__all__ = ["UnslothLane", "merge_plan", "ship"]
+__all__ = ["UnslothLane", "merge_plan"]
 
 
 class UnslothLane:
@@ -62,12 +61,3 @@ def merge_plan(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path) -> Launch
         command = ("python3", "-P", "-m", "tools.merge_worker", str(spec_path))
     pid_file = merged_hf.with_name(f".{merged_hf.name}.pid")
     return exec_plan(recipe, command, env=env, pid_file=pid_file, mark="MERGED_HF")
-
-
-def ship(folder: Path) -> Path:
-    """Copy this package to where the container sees it and return the folder to import it from."""
-    home = folder / ".launch"
-    shutil.rmtree(home, ignore_errors=True)
-    source = Path(tools.__file__).parent
-    shutil.copytree(source, home / "tools", ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
-    return home

@@ -17,7 +17,7 @@ from tests.fake_docker import FakeDocker
 from tests.tiny import tiny_tokenizer
 from tools.errors import DatasetError, TrainError
 from tools.lanes.scripts.train_unsloth import tokenize_rows
-from tools.lanes.unsloth import ship
+from tools.lanes.shipping import ship
 from tools.merge import merge_and_export
 from tools.recipe import TrainRecipe
 from tools.train import run
