@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, Protocol, Self
 
 __all__ = [
     "Child",
     "ChildEnd",
+    "Watched",
     "child_environment",
     "is_alive",
     "run_stop_command",
@@ -44,6 +45,22 @@ class ChildEnd:
     exit_code: int
     reason: Literal["exited", "stopped", "timed out"]
     wall_s: float
+
+
+class Watched(Protocol):
+    """Work in another process that `watch` can wait for."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the work goes on."""
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the end; None when timeout_s passed first."""
+        ...
+
+    def stop(self, grace_s: float = GRACE_S) -> int:
+        """Ask for the end, enforce it after grace_s, and return the exit code."""
+        ...
 
 
 class Child:
@@ -75,6 +92,7 @@ class Child:
         log_path: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
         keep_fds: Sequence[int] = (),
         heartbeat: Path | None = None,
         stop_argv: Sequence[str] | None = None,
@@ -87,6 +105,7 @@ class Child:
             log_path: Standard output and error are appended here.
             env: Variables added to this process's own.
             cwd: Folder to start in.
+            stdin: Open file that the command reads; nothing by default.
             keep_fds: Open files that the command holds on to, a lock for instance.
             heartbeat: sft-progress file that the guard closes truthfully when this process dies.
             stop_argv: A command that ends what signals to the group do not reach; it is run
@@ -106,7 +125,7 @@ class Child:
             with log_path.open("ab") as log:
                 process = subprocess.Popen(
                     [*guard, "--", *argv],
-                    stdin=subprocess.DEVNULL,
+                    stdin=stdin,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=child_environment(env),
@@ -171,7 +190,7 @@ class Child:
 
 
 def watch(
-    child: Child,
+    child: Watched,
     *,
     interval_s: float,
     on_poll: Callable[[float], None] | None = None,

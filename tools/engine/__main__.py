@@ -1,11 +1,13 @@
-"""`python -P -m tools.engine SPEC.json`: run one worker."""
+"""`python -P -m tools.engine SPEC.json`: run one worker. With --resident: one after the other."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 
+from tools.engine.resident import IDLE_S, serve
 from tools.engine.worker import run_worker
 
 # Read once, when torch loads its thread pool. Threads that spin while they wait make a worker
@@ -14,12 +16,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the worker on the one argument, a spec file; logs go to stderr."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -P -m tools.engine SPEC.json\n")
-        return 2
+    """Run the worker on a spec file, or on those that come in on a socket; logs go to stderr."""
+    options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    return run_worker(arguments[0])
+    return serve(idle_s=options.idle) if options.resident else run_worker(options.spec)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -P -m tools.engine", description="Run the engine's worker.")
+    parser.add_argument("spec", nargs="?", help="a JSON file that says what to do")
+    parser.add_argument(
+        "--resident",
+        action="store_true",
+        help="take specs from the Unix socket on standard input and keep the base loaded between them",
+    )
+    parser.add_argument(
+        "--idle", type=float, default=IDLE_S, metavar="S", help="a resident leaves after S idle seconds"
+    )
+    options = parser.parse_args(arguments)
+    if options.resident == (options.spec is not None):
+        parser.error("give a spec file, or --resident and no file")
+    return options
 
 
 if __name__ == "__main__":

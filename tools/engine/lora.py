@@ -246,11 +246,19 @@ class AdapterStack:
         """Return a copy of adapter in dtype, without gradients or dropout."""
         return adapter.for_inference(self.layers_for(adapter.shape), dtype)
 
+    def vacate(self) -> None:
+        """Take every seat out again: the model is as it was loaded."""
+        for path, linear in self._linears.items():
+            if isinstance(self._model.get_submodule(path), StackedLinear):
+                self._put(path, linear)
+
     def _seat(self, path: str, linear: nn.Linear) -> None:
+        if not isinstance(self._model.get_submodule(path), StackedLinear):
+            self._put(path, StackedLinear(linear, path, self))
+
+    def _put(self, path: str, module: nn.Module) -> None:
         parent_path, _, name = path.rpartition(".")
-        parent = self._model.get_submodule(parent_path)
-        if not isinstance(getattr(parent, name), StackedLinear):
-            setattr(parent, name, StackedLinear(linear, path, self))
+        setattr(self._model.get_submodule(parent_path), name, module)
 
     @contextlib.contextmanager
     def placed(self, spans: Sequence[Span], *, dim: int) -> Iterator[None]:

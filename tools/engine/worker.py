@@ -6,47 +6,66 @@ import dataclasses
 import logging
 import signal
 import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tools.engine.spec import EvaluateSpec, TrainSpec, read_spec
 from tools.errors import BakehouseError
 from tools.files import write_json_atomic
 
-__all__ = ["EXIT_FAILED", "EXIT_STOPPED", "run_worker"]
+if TYPE_CHECKING:
+    from tools.engine.base import LoadedBase
+
+__all__ = ["EXIT_FAILED", "EXIT_STOPPED", "BaseSource", "StopFlag", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
 EXIT_FAILED: Final = 1
 EXIT_STOPPED: Final = 128 + signal.SIGTERM
 
+BaseSource = Callable[[str, str], "LoadedBase"]
+"""Returns the base of a name in a precision; its load_s is what the caller had to wait."""
 
-class _StopFlag:
+
+class StopFlag:
     """Set by SIGTERM; the work looks at it between passes, where it can save and leave."""
 
     def __init__(self) -> None:
         self.is_set = False
 
+    @classmethod
+    def on_signal(cls) -> StopFlag:
+        """Return a flag that SIGTERM sets from now on."""
+        flag = cls()
+        signal.signal(signal.SIGTERM, flag.set)
+        return flag
+
     def __call__(self) -> bool:
         return self.is_set
 
     def set(self, _signal: int, _frame: types.FrameType | None) -> None:
-        logger.warning("asked to stop: saving")
         self.is_set = True
+        logger.warning("asked to stop: saving")
 
 
-def run_worker(spec_path: str | Path) -> int:
+def run_worker(
+    spec_path: str | Path, *, stop: StopFlag | None = None, base_source: BaseSource | None = None
+) -> int:
     """Do what a spec says and write its result, whole or not at all.
 
+    Args:
+        stop: Asked between passes; None listens for SIGTERM.
+        base_source: Where the base comes from; None loads it.
     Returns:
         0 when every member or adapter has a result; EXIT_STOPPED after SIGTERM, with what was
         done in the result; EXIT_FAILED when nothing could be done, the reason on stderr.
     """
-    stop = _StopFlag()
-    signal.signal(signal.SIGTERM, stop.set)
+    stop = StopFlag.on_signal() if stop is None else stop
     try:
         spec = read_spec(spec_path)
-        result = _train(spec, stop) if isinstance(spec, TrainSpec) else _evaluate(spec, stop)
+        source = base_source or _load
+        result = _train(spec, stop, source) if isinstance(spec, TrainSpec) else _evaluate(spec, stop, source)
     except BakehouseError as err:
         logger.error("%s: %s", type(err).__name__, err)
         return EXIT_STOPPED if stop.is_set else EXIT_FAILED
@@ -54,12 +73,13 @@ def run_worker(spec_path: str | Path) -> int:
     return EXIT_STOPPED if stop.is_set else 0
 
 
-def _train(spec: TrainSpec, stop: _StopFlag) -> Any:
+def _train(spec: TrainSpec, stop: StopFlag, base_source: BaseSource) -> Any:
     from tools.engine.memory import peak_memory_bytes
     from tools.engine.results import TrainOutcome
     from tools.engine.trainer import train_stack
 
-    base = _load(spec.base_model, spec.members[0].recipe.torch_dtype, spec.threads)
+    _use_threads(spec.threads)
+    base = base_source(spec.base_model, spec.members[0].recipe.torch_dtype)
     members = train_stack(
         base,
         spec.members,
@@ -71,21 +91,25 @@ def _train(spec: TrainSpec, stop: _StopFlag) -> Any:
     return TrainOutcome(members, base.load_s, peak_memory_bytes(base.device))
 
 
-def _evaluate(spec: EvaluateSpec, stop: _StopFlag) -> Any:
+def _evaluate(spec: EvaluateSpec, stop: StopFlag, base_source: BaseSource) -> Any:
     from tools.engine.evaluate import evaluate_adapters
     from tools.engine.memory import peak_memory_bytes
     from tools.engine.results import EvaluateOutcome
 
-    base = _load(spec.base_model, spec.torch_dtype, spec.threads)
+    _use_threads(spec.threads)
+    base = base_source(spec.base_model, spec.torch_dtype)
     adapters = evaluate_adapters(base, spec, should_stop=stop)
     return EvaluateOutcome(adapters, base.load_s, peak_memory_bytes(base.device))
 
 
-def _load(name: str, dtype: str, threads: int | None) -> Any:
+def _use_threads(threads: int | None) -> None:
     import torch
-
-    from tools.engine.base import load_base
 
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def _load(name: str, dtype: str) -> LoadedBase:
+    from tools.engine.base import load_base
+
     return load_base(name, dtype)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-__all__ = ["Hardware", "detect"]
+__all__ = ["Hardware", "Memory", "detect", "read_memory"]
 
 _LOG = logging.getLogger(__name__)
 _GIB: Final = 2**30
@@ -56,7 +56,7 @@ def detect(
         with_torch: Also ask torch whether it can use the GPU; a CPU build of torch on a GPU
             machine trains on the CPU. Loads torch.
     """
-    memory = _read_memory(root)
+    memory = read_memory(root)
     cores = _count_cores(root)
     gpu = _query_gpu(environ)
     if gpu is not None and (not with_torch or _torch_can_use("cuda")):
@@ -69,7 +69,9 @@ def detect(
 
 
 @dataclass(frozen=True)
-class _Memory:
+class Memory:
+    """Bytes that there are, and that are free for a new program."""
+
     total: int
     available: int
 
@@ -77,13 +79,13 @@ class _Memory:
 @dataclass(frozen=True)
 class _Gpu:
     name: str
-    memory: _Memory | None
+    memory: Memory | None
     """None where the driver reports none: the GPU has no memory of its own."""
     compute_capability: str
     driver: str
 
 
-def _cuda_hardware(gpu: _Gpu, memory: _Memory, cores: int) -> Hardware:
+def _cuda_hardware(gpu: _Gpu, memory: Memory, cores: int) -> Hardware:
     major = gpu.compute_capability.partition(".")[0]
     # On unified memory NVML reports nothing, and cudaMemGetInfo counts page cache as used.
     own = memory if gpu.memory is None else gpu.memory
@@ -100,7 +102,8 @@ def _cuda_hardware(gpu: _Gpu, memory: _Memory, cores: int) -> Hardware:
     )
 
 
-def _read_memory(root: Path) -> _Memory:
+def read_memory(root: Path = Path("/")) -> Memory:
+    """Return the machine's memory, or its control group's where that is less."""
     fields = _read_table(root / "proc/meminfo")
     total, available = (_kibibytes(fields.get(name, "")) for name in ("MemTotal", "MemAvailable"))
     if total is None or available is None:
@@ -111,7 +114,7 @@ def _read_memory(root: Path) -> _Memory:
     for limit, used in _cgroup_limits(root):
         total = min(total, limit)
         available = min(available, max(0, limit - used))
-    return _Memory(total, available)
+    return Memory(total, available)
 
 
 def _cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
@@ -179,7 +182,7 @@ def _query_gpu(environ: Mapping[str, str]) -> _Gpu | None:
     row = rows[0]
     sizes = [_whole(row[field]) for field in ("memory.total", "memory.free")]
     total, free = sizes
-    memory = None if total is None or free is None else _Memory(total * 2**20, free * 2**20)
+    memory = None if total is None or free is None else Memory(total * 2**20, free * 2**20)
     return _Gpu(row["name"], memory, row["compute_cap"], row["driver_version"])
 
 
