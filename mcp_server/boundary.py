@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_server.replies import Reply, hide_secrets, to_result
 from mcp_server.slim_schema import slim
-from tools.errors import BakehouseError, DatasetError, LeakError
+from tools.errors import BakehouseError, DatasetError
 
 _LOG = logging.getLogger(__name__)
 LOCAL: Final = "local"
@@ -68,9 +68,7 @@ def make_tool(
 def explain(err: BakehouseError) -> str:
     """Return an error as a client may read it: no judged row's text, no secret, no flood."""
     text = str(err)
-    if isinstance(err, LeakError):
-        text = _without_texts(err)
-    elif isinstance(err, DatasetError) and len(text) > _MAX_ERROR_CHARS:
+    if isinstance(err, DatasetError) and len(text) > _MAX_ERROR_CHARS:
         text = "\n".join(err.problems[:20])
     shown = str(hide_secrets(text))
     return shown if len(shown) <= _MAX_ERROR_CHARS else shown[:_MAX_ERROR_CHARS] + " ..."
@@ -166,21 +164,6 @@ def _check_sizes(arguments: dict[str, Any]) -> None:
 def _can_ask(ctx: Context[Any, Any]) -> bool:
     capabilities = ctx.client_capabilities
     return capabilities is not None and capabilities.elicitation is not None
-
-
-def _without_texts(err: LeakError) -> str:
-    """Name the training rows alone: what judges a result must not be read by whoever improves it."""
-    rows = sorted({part for problem in err.problems if (part := _train_row(problem))})
-    return (
-        f"{len(rows)} training rows are tied to rows that judge a result; take them out of the training "
-        f"data, never out of the judged splits: {', '.join(rows[:50])}. `bakehouse validate` shows a person "
-        "the pairs"
-    )
-
-
-def _train_row(problem: str) -> str:
-    _, _, rest = problem.partition("train row ")
-    return rest.split(" ", 1)[0]
 
 
 async def _in_thread(fn: Callable[[], Any]) -> Any:

@@ -114,12 +114,12 @@ def _serve(options: argparse.Namespace) -> None:
 
         build_server(settings).run("stdio")
         return
+    from mcp_server.http_server import Address, serve_http
     from mcp_server.tokens import load_tokens
 
+    address = Address.parse(options.http)
     tokens = load_tokens(options.token_file, os.environ)
-    from mcp_server.http_server import Address, serve_http
-
-    serve_http(settings, Address.parse(options.http), tokens, allowed_hosts=tuple(options.allowed_host))
+    serve_http(settings, address, tokens, allowed_hosts=tuple(options.allowed_host))
 
 
 def _server_parser() -> argparse.ArgumentParser:

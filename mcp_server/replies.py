@@ -14,6 +14,8 @@ from tools.secret_scan import find_secrets
 JobStatus = Literal["starting", "running", "succeeded", "failed", "cancelled", "lost"]
 HIDDEN: Final = "[hidden: looks like a secret]"
 _LINE: Final = re.compile(r"[^\n]+")
+# As tools.leakage words a leak: a training row, then the judged row with its text.
+_LEAK: Final = re.compile(r"(train row ('[^']*'|\"[^\"]*\")).* ~ (dev|selection|test) row .*")
 
 
 class Reply(BaseModel):
@@ -121,14 +123,20 @@ def as_text(facts: dict[str, Any]) -> str:
 
 
 def hide_secrets(value: Any) -> Any:
-    """Return value with every line that holds a credential taken out of its texts."""
+    """Return value with no credential in its texts, and no text of a row that judges a result."""
     if isinstance(value, str):
-        return _LINE.sub(lambda line: HIDDEN if find_secrets(line[0]) else line[0], value)
+        return _LINE.sub(lambda line: _hide_in_line(line[0]), value)
     if isinstance(value, dict):
         return {key: hide_secrets(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [hide_secrets(entry) for entry in value]
     return value
+
+
+def _hide_in_line(line: str) -> str:
+    if find_secrets(line):
+        return HIDDEN
+    return _LEAK.sub(r"\1 ~ a \3 row, not shown here", line)
 
 
 def _value(value: Any) -> str:

@@ -24,6 +24,7 @@ from mcp_server.workspaces import CURRENT, Confined
 from tools.errors import BakehouseError
 from tools.yaml_text import dump_yaml
 
+Facts = dict[str, Any]
 PAGE_BYTES: Final = 16_384
 PAGE_LINES: Final = 100
 _COMPLETIONS: Final = 100
@@ -56,10 +57,10 @@ class _Shelf:
         place = self._house.find(workspace)
         return dump_yaml(self._house.recipe(place, recipe).to_dict())
 
-    def job(self, job: str) -> str:
-        return tell(*self._jobs.find(job)).model_dump_json(exclude_none=True)
+    def job(self, job: str) -> Facts:
+        return tell(*self._jobs.find(job)).model_dump(mode="json", exclude_none=True)
 
-    def log(self, job: str, offset: str = "0") -> str:
+    def log(self, job: str, offset: str = "0") -> Facts:
         _, found = self._jobs.find(job)
         start = _number(offset)
         try:
@@ -73,14 +74,13 @@ class _Shelf:
             # A page ends with a line, so that neither a character nor a secret is cut in two.
             block = block[: block.rindex(b"\n") + 1]
         end = start + len(block)
-        page = {
+        return {
             "text": block.decode("utf-8", "replace"),
             "offset": start,
             "next_offset": end if more else None,
         }
-        return json.dumps(page, ensure_ascii=False)
 
-    def metrics(self, job: str, line: str = "0") -> str:
+    def metrics(self, job: str, line: str = "0") -> Facts:
         from agent.job_state import metrics_file
 
         path = metrics_file(*self._jobs.find(job))
@@ -95,7 +95,7 @@ class _Shelf:
                         break
                     if number >= start and text.strip():
                         lines.append(text.strip())
-        return json.dumps({"lines": lines, "line": start, "next_line": start + PAGE_LINES if more else None})
+        return {"lines": lines, "line": start, "next_line": start + PAGE_LINES if more else None}
 
     def lineage(self, workspace: str) -> str:
         from agent.score_sets import newest
@@ -104,15 +104,11 @@ class _Shelf:
         store = LineageStore(newest(self._house.find(workspace)).lineage_dir, lower_is_better=False)
         return store.render_prompt(for_specialist="reader").rendered_prompt
 
-    def decision(self, entry: str) -> str:
+    def decision(self, entry: str) -> Facts:
         for found in self._decisions():
             if found.slug == entry and found.path is not None:
-                facts = {
-                    "entry": found.slug,
-                    "lifecycle": found.lifecycle,
-                    "yaml": found.path.read_text("utf-8"),
-                }
-                return json.dumps(facts, ensure_ascii=False)
+                text = found.path.read_text("utf-8")
+                return {"entry": found.slug, "lifecycle": found.lifecycle, "yaml": text}
         raise ResourceNotFoundError(f"no decision {entry[:80]!r}; refresh lists what the corpus holds")
 
     def report(self, workspace: str, iteration: str) -> str:
@@ -165,7 +161,7 @@ class _Shelf:
         return list(scan_entries(entry_dirs(self._house.find_any(""))).entries)
 
 
-def _guard(read: Callable[..., str]) -> Callable[..., str]:
+def _guard(read: Callable[..., str | Facts]) -> Callable[..., str]:
     """Turn the project's errors into the protocol's, and hide secrets, under the reader's own signature."""
     import functools
     import inspect
@@ -173,13 +169,15 @@ def _guard(read: Callable[..., str]) -> Callable[..., str]:
     @functools.wraps(read)
     def guarded(**arguments: str) -> str:
         try:
-            return str(hide_secrets(read(**arguments)))
+            found = hide_secrets(read(**arguments))
+            return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
         except BakehouseError as err:
             raise ResourceNotFoundError(explain(err)) from err
         except OSError as err:
             raise ResourceError(f"it cannot be read: {err.strerror}") from err
 
-    guarded.__signature__ = inspect.signature(read, eval_str=True)  # type: ignore[attr-defined]
+    signature = inspect.signature(read, eval_str=True).replace(return_annotation=str)
+    guarded.__signature__ = signature  # type: ignore[attr-defined]
     guarded.__dict__.pop("__wrapped__", None)
     return guarded
 

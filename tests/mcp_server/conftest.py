@@ -1,0 +1,68 @@
+"""A workspace with a tiny real model, and servers over it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mcp import StdioServerParameters
+from mcp.server.mcpserver import MCPServer
+
+from mcp_server.app import build_server
+from mcp_server.settings import Settings
+from tests.agent.bench import make_workspace, write_base
+from tools.workspace import Workspace
+
+Serve = Callable[..., MCPServer]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def workspace(base: Path, tmp_path: Path) -> Workspace:
+    root = tmp_path / "root" / "colours"
+    root.mkdir(parents=True)
+    return make_workspace(root, base)
+
+
+@pytest.fixture
+def serve(workspace: Workspace, base: Path) -> Serve:
+    """Build a server over the workspace; keywords are its operator's settings."""
+
+    def build(**settings: object) -> MCPServer:
+        given = {"roots": (workspace.root.parent,), "model_dirs": (base.parent,), **settings}
+        return build_server(Settings(**given))  # type: ignore[arg-type]
+
+    return build
+
+
+@pytest.fixture
+def over_stdio(workspace: Workspace, base: Path) -> StdioServerParameters:
+    arguments = [
+        "-P",
+        "-m",
+        "mcp_server",
+        "--root",
+        str(workspace.root.parent),
+        "--model-dir",
+        str(base.parent),
+    ]
+    return StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
