@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.planners.usage import PlannerUsage
 from tools.errors import PlannerError
 from tools.patch import RecipePatch
 from tools.patch_space import DEFAULT_SPACE, PatchSpace
 from tools.recipe import TrainRecipe
 
-__all__ = ["BudgetLeft", "Plan", "PlanContext", "Proposal", "TrialSummary"]
+if TYPE_CHECKING:
+    from agent.planners.evidence import PlannerEvidence
+
+__all__ = ["BudgetLeft", "DataRequest", "Plan", "PlanContext", "Proposal", "TrialSummary"]
 
 Sentence = Annotated[str, Field(min_length=1, max_length=2000)]
 Gain = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
@@ -30,6 +34,15 @@ class Proposal(BaseModel):
     """Expected change of the mean selection score; None where the planner does not say."""
 
 
+class DataRequest(BaseModel):
+    """Training rows that a planner would like to have. It is recorded; a person or the data work acts on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    focus: Sentence
+    rows: Annotated[int, Field(ge=1, le=5000)] = 50
+
+
 class Plan(BaseModel):
     """What a planner returns for one iteration. Its JSON is what the journal keeps."""
 
@@ -40,6 +53,11 @@ class Plan(BaseModel):
     proposals: Annotated[tuple[Proposal, ...], Field(min_length=1, max_length=64)]
     expected_gain: Gain | None = None
     notes: Annotated[str, Field(max_length=8000)] = ""
+    data_request: DataRequest | None = None
+    background_additions: Annotated[str, Field(max_length=8000)] = ""
+    """What the planner would add to BACKGROUND.md; a person does."""
+    usage: PlannerUsage | None = None
+    """What asking for it cost; None for planners that ask nobody."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values that `from_mapping` reads back to an equal plan."""
@@ -74,6 +92,11 @@ class TrialSummary:
     status: str
     """A lineage status: keep, discard, baseline, crash, harness_abort, ..."""
     train_s: float | None = None
+    gain: float | None = None
+    """Paired gain over the incumbent of its time; None where none was measured."""
+    expected_gain: float | None = None
+    planner: str = ""
+    """Who proposed it; `baseline` for an incumbent."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +123,5 @@ class PlanContext:
     """Training rows; 0 is unknown."""
     background: Mapping[str, str] = field(default_factory=dict)
     """Named texts for planners that read: mission, decisions, rendered lineage, dev failures."""
+    evidence: PlannerEvidence | None = None
+    """What a planner that reads may page through; None where there is nothing."""

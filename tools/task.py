@@ -42,13 +42,30 @@ class DataPaths(_Frozen):
     probe: str = "data/probe.jsonl"
 
 
+class PlannerPrices(_Frozen):
+    """US dollars per million tokens, as the planner's server bills them."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cache_read: float = Field(ge=0)
+    cache_write: float = Field(ge=0)
+
+
 class BakeoffSettings(_Frozen):
-    """How many candidates an iteration tries and when the flywheel stops."""
+    """How many candidates an iteration tries, who proposes them and when the flywheel stops."""
 
     candidates: int = Field(default=3, ge=1, le=64)
     iterations: int = Field(default=1, ge=1, le=1000)
-    planner: Literal["optuna"] = "optuna"
+    planner: Literal["optuna", "claude"] = "optuna"
     planner_seed: int = Field(default=0, ge=0)
+    planner_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")
+    """The model that `claude` asks for by this name; needed there."""
+    planner_base_url: str | None = Field(default=None, pattern=r"^https?://[^\s@?#]+$", max_length=500)
+    """A server that speaks the Messages API; no key is sent to an address that stands here alone."""
+    planner_turns: int = Field(default=8, ge=2, le=64)
+    """Most replies of the model a plan."""
+    planner_prices: PlannerPrices | None = None
+    """None leaves the dollars of a plan unknown."""
 
 
 class SmokeSettings(_Frozen):

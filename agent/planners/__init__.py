@@ -6,13 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent.planners.claude_planner import ClaudePlanner
+    from agent.planners.fallback import FallbackPlanner
     from agent.planners.fixed import FixedPlanner
     from agent.planners.optuna_planner import OptunaPlanner
     from agent.planners.planner import Planner
 
-__all__ = ["FixedPlanner", "OptunaPlanner", "Planner"]
+__all__ = ["ClaudePlanner", "FallbackPlanner", "FixedPlanner", "OptunaPlanner", "Planner"]
 
 _HOMES = {
+    "ClaudePlanner": "agent.planners.claude_planner",
+    "FallbackPlanner": "agent.planners.fallback",
     "FixedPlanner": "agent.planners.fixed",
     "OptunaPlanner": "agent.planners.optuna_planner",
     "Planner": "agent.planners.planner",

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.plan import BudgetLeft, Plan, PlanContext, TrialSummary
-from agent.planners import FixedPlanner, OptunaPlanner, Planner
+from agent.planners import ClaudePlanner, FixedPlanner, OptunaPlanner, Planner
 from agent.planners.candidates import recipe_key
+from agent.planners.messages_client import MessagesServer
+from tests.agent.planners.messages_api import serve_messages, submit
 from tools.errors import PlannerError
 from tools.patch import apply_patch
 
 Contexts = Callable[..., PlanContext]
 
 
-@pytest.fixture(params=["optuna", "fixed"])
-def planner(request: pytest.FixtureRequest, tmp_path: Path) -> Planner:
+@pytest.fixture(params=["optuna", "fixed", "claude"])
+def planner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Planner]:
+    rates = [f"{rate}e-4" for rate in range(2, 40)]
     if request.param == "optuna":
-        return OptunaPlanner(seed=7)
-    path = tmp_path / "plan.yaml"
-    path.write_text("\n".join(f"- learning_rate: {rate}e-4" for rate in range(2, 40)), encoding="utf-8")
-    return FixedPlanner(path)
+        yield OptunaPlanner(seed=7)
+    elif request.param == "fixed":
+        path = tmp_path / "plan.yaml"
+        path.write_text("\n".join(f"- learning_rate: {rate}" for rate in rates), encoding="utf-8")
+        yield FixedPlanner(path)
+    else:
+        # A model that proposes far too much, whatever was tried, and mends nothing.
+        with serve_messages(submit(*({"learning_rate": rate} for rate in rates)), repeats=True) as api:
+            yield ClaudePlanner("scripted", server=MessagesServer(api.url))
 
 
 def test_it_is_a_planner_with_a_name(planner: Planner) -> None:
