@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.records import IterationRecord
+from agent.review.log import read_reviews
 from tools.files import write_text_atomic
 from tools.lineage import LineageStore
 from tools.task import Task
@@ -27,10 +28,15 @@ def render_context(here: Workspace, task: Task, record: IterationRecord) -> str:
         last_m_full=_DETAILED,
         session_timestamp=record.finished_at,
     )
+    rejected = [
+        f"Rejected by a person: {note.iteration}, because {_one_line(note.reason)}\n\n"
+        for note in read_reviews(here.root)[-_RECENT:]
+    ]
     return (
         f"# What was tried on {task.name}\n\n"
         "Written by the flywheel after every iteration; changes made here are overwritten.\n\n"
         f"Last decision ({record.iteration_id}): {_one_line(record.decision)}\n\n"
+        f"{''.join(rejected)}"
         f"{snapshot.rendered_prompt.rstrip()}\n"
     )
 

@@ -9,7 +9,14 @@ from typing import Final
 
 import typer
 
-from agent.cli import corpus_commands, flywheel_commands, run_commands, workspace_commands
+from agent.cli import (
+    corpus_commands,
+    data_commands,
+    flywheel_commands,
+    review_commands,
+    run_commands,
+    workspace_commands,
+)
 from agent.cli.output import ERROR_CONSOLE
 from tools.errors import BakehouseError
 
@@ -23,7 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for module in (workspace_commands, run_commands, flywheel_commands, corpus_commands):
+for module in (
+    workspace_commands,
+    data_commands,
+    run_commands,
+    flywheel_commands,
+    review_commands,
+    corpus_commands,
+):
     module.register(app)
 for plug in entry_points(group=COMMAND_GROUP):
     plug.load()(app)
