@@ -13,8 +13,10 @@ from agent.cli import (
     corpus_commands,
     data_commands,
     flywheel_commands,
+    hardware_commands,
     review_commands,
     run_commands,
+    watch_commands,
     workspace_commands,
 )
 from agent.cli.output import ERROR_CONSOLE
@@ -35,8 +37,10 @@ for module in (
     data_commands,
     run_commands,
     flywheel_commands,
+    watch_commands,
     review_commands,
     corpus_commands,
+    hardware_commands,
 ):
     module.register(app)
 for plug in entry_points(group=COMMAND_GROUP):

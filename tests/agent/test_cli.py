@@ -145,3 +145,12 @@ def test_init_makes_a_workspace_that_validates_once_it_has_rows(tmp_path: Path) 
     assert empty.returncode == 1
     assert "train.jsonl" in empty.stderr
     assert bakehouse("init", "my-task", cwd=tmp_path).returncode == 1
+
+
+def test_the_envelope_of_a_model_and_of_a_size(baked: Path) -> None:
+    base = str(baked.parent / "base")
+    found = answer("envelope", base, "--ctx", "128", cwd=baked)
+    assert found["bf16"]["fits"] is True
+    assert found["fp32"]["weight_bytes"] == 2 * found["bf16"]["weight_bytes"]
+    assert "out of envelope" in answer("envelope", "400B bf16", "--spark", cwd=baked)["envelope"]
+    assert bakehouse("envelope", "no/such/model/here", cwd=baked).returncode == 1
