@@ -1,0 +1,1 @@
+"""Teachers: language models that write and review rows, behind one small protocol."""
