@@ -10,6 +10,7 @@ import typer
 
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, points, print_json, table
+from tools.commit_message import fold_line
 from tools.errors import RepoError
 from tools.workspace import Workspace
 
@@ -66,9 +67,11 @@ def show(iteration: Iteration, where: Where = Path("."), as_json: AsJson = False
         f"recipe: {', '.join(found.recipe_changes) or 'unchanged'}",
     ]
     CONSOLE.print("\n".join(lines), markup=False, highlight=False)
-    rows = [(f.candidate, f.verdict, ", ".join(f.changes), f.evidence) for f in found.findings]
+    rows = [(f.candidate, f.verdict, ", ".join(f.changes), fold_line(f.evidence)) for f in found.findings]
     CONSOLE.print(table("evidence", ("candidate", "verdict", "change", "why"), rows))
-    measured = [(name, value) for name, value in (found.provenance or {}).items() if value is not None]
+    measured = [
+        (name, fold_line(str(value))) for name, value in (found.provenance or {}).items() if value is not None
+    ]
     CONSOLE.print(table("measured on", ("what", "value"), measured))
     for line in (*found.files, f"report: {found.report}", f"plots:  {found.plots}"):
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -134,7 +137,8 @@ def gain_text(commit: BakeCommit) -> str:
 
 def _decision(commit: BakeCommit) -> str:
     told = commit.decision or commit.problem or commit.subject
-    return told if commit.rejected is None else f"REJECTED ({commit.rejected}). {told}"
+    # A decision may quote a planner, whose words must not steer the terminal.
+    return fold_line(told if commit.rejected is None else f"REJECTED ({commit.rejected}). {told}")
 
 
 def _branch(workspace: Workspace) -> Branch:

@@ -1,0 +1,177 @@
+"""Watching: what the files of a recorded bakeoff say while it runs, when it ends and when it was killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agent.cli.watch_commands import render
+from agent.heartbeat_files import FlywheelHeartbeat
+from agent.watching import FlywheelView, Watcher
+from tests.bakeoff_sample import TASK, Bakeoff, build_bakeoff
+from tools.errors import TrainError
+from tools.journal import Journal
+from tools.lock import hold_workspace
+from tools.yaml_text import dump_yaml
+
+
+class Times:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.minute = 0
+
+    def __call__(self) -> str:
+        return f"2026-11-20T01:{self.minute:02d}:00Z"
+
+
+@pytest.fixture
+def bakeoff(tmp_path: Path) -> Bakeoff:
+    made = build_bakeoff(tmp_path / "w")
+    (tmp_path / "w" / "task.yaml").write_text(dump_yaml(TASK.model_dump(mode="json")), encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def times() -> Times:
+    return Times()
+
+
+def begin(bakeoff: Bakeoff, times: Times) -> Journal:
+    """Write the journal of a flywheel that has come to its training step."""
+    log = Journal(bakeoff.workspace.journal_file, clock=times)
+    log.append("iteration_begin", "i0003", locks={})
+
+    def plan() -> dict[str, str]:
+        times.minute = 2
+        return {}
+
+    log.run_step("plan", "i0003", plan)
+    FlywheelHeartbeat(bakeoff.workspace.state_dir, times).running("i0003", 0.52)
+    return log
+
+
+def training(bakeoff: Bakeoff, times: Times) -> Iterator[FlywheelView]:
+    """Look from inside the training step, and again when it has ended."""
+    log = begin(bakeoff, times)
+    watcher = Watcher(bakeoff.workspace, clock=times)
+    seen: list[FlywheelView] = []
+
+    def train() -> list[object]:
+        times.minute = 10
+        seen.append(watcher.look())
+        return [t.model_dump(mode="json") for t in bakeoff.record.trials if t.candidate_id == "c1"]
+
+    with hold_workspace(bakeoff.workspace.state_dir, what="flywheel"):
+        log.run_step("train", "i0003", train)
+        yield seen[0]
+        yield watcher.look()
+
+
+def test_a_running_step_shows_how_long_it_runs_and_how_far_its_trials_are(
+    bakeoff: Bakeoff, times: Times
+) -> None:
+    view = next(training(bakeoff, times))
+    assert (view.state, view.iteration, view.accuracy) == ("running", "i0003", 0.52)
+    assert view.holder is not None
+    assert "flywheel" in view.holder
+    assert [(s.name, s.state, s.wall_s) for s in view.steps] == [
+        ("plan", "done", 120.0),
+        ("train", "running", 480.0),
+    ]
+    trial = next(t for t in view.trials if t.trial_id == "i0003-c1-s17")
+    assert (trial.state, trial.step) == ("training", 90)
+    assert trial.loss is not None
+    assert trial.mid_score is not None
+    assert trial.quiet_s is not None
+
+
+def test_a_finished_step_gives_its_trials_their_results(bakeoff: Bakeoff, times: Times) -> None:
+    *_, view = training(bakeoff, times)
+    trial = next(t for t in view.trials if t.trial_id == "i0003-c1-s17")
+    record = next(t for t in bakeoff.record.trials if t.trial_id == "i0003-c1-s17")
+    assert (trial.state, trial.selection) == ("scored", record.selection)
+    assert trial.quiet_s is None
+
+
+def test_a_killed_flywheel_is_told_from_a_running_one(bakeoff: Bakeoff, times: Times) -> None:
+    log = begin(bakeoff, times)
+    with bakeoff.workspace.journal_file.open("a") as file:
+        line = {"seq": len(log.events()) + 1, "at": times(), "event": "start", "step": "train"}
+        file.write(json.dumps({**line, "key": "i0003", "attempt": 1}) + '\n{"seq": 9, "torn')
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    assert view.state == "cut off"
+    assert [(s.name, s.state) for s in view.steps][-1] == ("train", "cut off")
+    assert "torn" in view.problems[0]
+
+
+def test_an_error_and_its_reason_are_shown(bakeoff: Bakeoff, times: Times) -> None:
+    log = begin(bakeoff, times)
+
+    def train() -> None:
+        raise TrainError("the GPU is gone")
+
+    with pytest.raises(TrainError):
+        log.run_step("train", "i0003", train)
+    FlywheelHeartbeat(bakeoff.workspace.state_dir, times).end("TrainError: the GPU is gone")
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    assert (view.state, view.error) == ("error", "TrainError: the GPU is gone")
+    assert view.steps[-1].error == "TrainError: the GPU is gone"
+
+
+def test_decisions_are_listed_and_a_foreign_record_is_passed_over(bakeoff: Bakeoff, times: Times) -> None:
+    log = begin(bakeoff, times)
+    log.run_step("decide", "i0002", lambda: {"from": "another version"})
+    log.run_step("decide", "i0003", lambda: bakeoff.record.model_dump(mode="json"))
+    (found,) = Watcher(bakeoff.workspace, clock=times).look().decisions
+    assert (found.iteration, found.promoted) == ("i0003", "c1")
+
+
+def test_a_journal_that_contradicts_itself_is_reported(bakeoff: Bakeoff, times: Times) -> None:
+    begin(bakeoff, times)
+    path = bakeoff.workspace.journal_file
+    path.write_text(path.read_text() * 2)
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    assert "contradicts itself" in view.problems[0]
+
+
+def test_an_untouched_workspace_is_idle(tmp_path: Path, times: Times, bakeoff: Bakeoff) -> None:
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    assert (view.state, view.iteration, view.steps, view.trials) == ("idle", None, (), ())
+
+
+def test_what_a_planner_wrote_cannot_steer_the_terminal(bakeoff: Bakeoff, times: Times) -> None:
+    log = begin(bakeoff, times)
+    decision = "Keep \x1b[2Jc1\r\nforged line [bold]"
+    record = bakeoff.record.model_copy(update={"decision": decision})
+    log.run_step("decide", "i0003", lambda: record.model_dump(mode="json"))
+    text = io.StringIO()
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    Console(file=text, width=200, force_terminal=True, color_system=None).print(render(view))
+    assert "\x1b[2J" not in text.getvalue()
+    assert "i0003: Keep [2Jc1 forged line [bold]" in text.getvalue()
+
+
+def test_the_command_prints_once_for_people_and_for_programs(bakeoff: Bakeoff, times: Times) -> None:
+    begin(bakeoff, times)
+
+    def watch(*options: str) -> str:
+        command = [sys.executable, "-P", "-m", "agent", "watch", *options]
+        done = subprocess.run(
+            command, cwd=bakeoff.workspace.root, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(watch("--json"))["state"] == "cut off"
+    with hold_workspace(bakeoff.workspace.state_dir, what="flywheel"):
+        # Without a terminal nothing can be redrawn, so it ends although the flywheel runs.
+        assert "drone-router: running" in watch()
+        assert "i0003-c1-s17" in " ".join(watch("--once").split())
