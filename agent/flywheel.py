@@ -20,13 +20,12 @@ from agent.planners.registry import open_planner
 from agent.progress import Event
 from agent.publishing import INCUMBENT_FILE
 from agent.records import IterationRecord, TrialRecord
-from agent.trials import RunWorker, TrialRunner, new_trial
+from agent.trials import RunWorker, TrialRunner, new_trial, opened_worker
 from agent.validation import check_data, check_recipe
 from tools.clock import Clock, utc_now
 from tools.dataset import load_dataset
 from tools.errors import BakehouseError, PlannerError, TaskError, TrainError
 from tools.journal import Journal
-from tools.lanes.local import run_engine
 from tools.lineage import LineageStore
 from tools.lock import hold_workspace
 from tools.patch_space import PatchSpace
@@ -54,7 +53,7 @@ def run_flywheel(
     *,
     iterations: int | None = None,
     planner: Planner | None = None,
-    run_worker: RunWorker = run_engine,
+    run_worker: RunWorker | None = None,
     clock: Clock = utc_now,
     notify: Callable[[Event], None] = lambda _: None,
 ) -> FlywheelResult:
@@ -66,7 +65,7 @@ def run_flywheel(
     Args:
         iterations: How many to run; None takes the task's number.
         planner: Proposes patches; None opens the one that the task names.
-        run_worker: Runs a worker specification; the local lane by default.
+        run_worker: Runs a worker specification; None runs them on this machine, the base loaded once.
     Raises:
         LockHeldError: another flywheel runs on this workspace.
         BakehouseError: the workspace is not fit to start; nothing was spent.
@@ -74,8 +73,9 @@ def run_flywheel(
     with (
         hold_workspace(workspace.state_dir, what="flywheel"),
         keep_heartbeat(workspace.state_dir, clock) as heartbeat,
+        opened_worker(run_worker) as worker,
     ):
-        bench = open_bench(workspace, planner, run_worker, clock, heartbeat.watched(notify))
+        bench = open_bench(workspace, planner, worker, clock, heartbeat.watched(notify))
         result = _turn(bench, iterations or bench.task.bakeoff.iterations, heartbeat)
         heartbeat.end(result.reason if result.stopped_by in ("planner", "error storm") else None)
         return result

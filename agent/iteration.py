@@ -100,6 +100,10 @@ def validate_candidates(
     def run() -> Any:
         validation.check_data(bench.workspace, bench.task)
         checked = validation.check_proposals(bench.workspace, bench.task, incumbent, plan)
+        if any(candidate.rejected for candidate in checked):
+            # It may be for want of the very memory in which the worker keeps the base.
+            bench.runner.release()
+            checked = validation.check_proposals(bench.workspace, bench.task, incumbent, plan)
         for candidate in checked:
             bench.say("validate", iteration_id, validation.describe(candidate))
         return _CANDIDATES.dump_python(checked, mode="json")
@@ -167,6 +171,9 @@ def probe_trials(
     """probe: guard metrics of every trial against the incumbent's."""
 
     def run() -> Any:
+        if bench.workspace.probe_file(bench.task).is_file():
+            # A probe loads a base of its own, and two may not fit.
+            bench.runner.release()
         return rulings.probe_guards(bench.runner, incumbent, trials)
 
     found: dict[str, list[dict[str, Any]]] = bench.step("probe", iteration_id, run)

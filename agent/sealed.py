@@ -11,13 +11,12 @@ from agent.iteration import Bench
 from agent.progress import Event
 from agent.publishing import INCUMBENT_FILE
 from agent.records import Record, TrialRecord
-from agent.trials import BASE_TRIAL, RunWorker
+from agent.trials import BASE_TRIAL, RunWorker, opened_worker
 from tools.clock import Clock, utc_now
 from tools.comparison import Interval, Scores, interval
 from tools.errors import TaskError
 from tools.evaluation.scores import read_scores
 from tools.files import append_line
-from tools.lanes.local import run_engine
 from tools.lock import hold_workspace
 from tools.workspace import Workspace
 
@@ -50,7 +49,7 @@ class TestLook:
 def open_test_split(
     workspace: Workspace,
     *,
-    run_worker: RunWorker = run_engine,
+    run_worker: RunWorker | None = None,
     clock: Clock = utc_now,
     notify: Callable[[Event], None] = lambda _: None,
 ) -> TestLook:
@@ -61,8 +60,11 @@ def open_test_split(
     Raises:
         TaskError: there is no incumbent yet.
     """
-    with hold_workspace(workspace.state_dir, what="look at the test split"):
-        bench = open_bench(workspace, None, run_worker, clock, notify)
+    with (
+        hold_workspace(workspace.state_dir, what="look at the test split"),
+        opened_worker(run_worker) as worker,
+    ):
+        bench = open_bench(workspace, None, worker, clock, notify)
         incumbent = load_incumbent(bench.worktree.root / INCUMBENT_FILE)
         if incumbent is None:
             raise TaskError("nothing to look at yet: run `bakehouse bakeoff` first")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agent.records import CandidateRecord, TrialRecord
 from tools.errors import TrainError
 from tools.evaluation.scores import ScoreRow, read_scores
 from tools.files import write_text_atomic
+from tools.lanes.resident import ResidentEngine
 from tools.models import resolve_base_model
 from tools.recipe import TrainRecipe
 from tools.task import Split, Task
@@ -25,6 +27,25 @@ class RunWorker(Protocol):
     """Runs one worker specification to its end and returns its result."""
 
     def __call__(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class HoldsMemory(Protocol):
+    """A worker that keeps something loaded between two specifications."""
+
+    def release(self) -> None:
+        """Let go of it; the next specification loads it again."""
+        ...
+
+
+@contextlib.contextmanager
+def opened_worker(run_worker: RunWorker | None) -> Iterator[RunWorker]:
+    """Yield run_worker; for None an engine of the block's own, which loads a base once."""
+    if run_worker is not None:
+        yield run_worker
+        return
+    with ResidentEngine() as engine:
+        yield engine
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,11 @@ class TrialRunner:
     """The lineage folder of the bakeoff branch's worktree."""
     threads: int | None = None
     progress: Callable[[str], None] = lambda _: None
+
+    def release(self) -> None:
+        """Let go of the base model that the worker may hold: other programs need the memory now."""
+        if isinstance(self.run_worker, HoldsMemory):
+            self.run_worker.release()
 
     def plan_trial(
         self, candidate: CandidateRecord, *, iteration_id: str, seed: int, parent_id: str

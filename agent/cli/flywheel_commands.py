@@ -108,7 +108,7 @@ def report(
     if open_test:
         view = LiveView(ERROR_CONSOLE)
         try:
-            look = open_test_split(workspace, run_worker=view.run_worker, notify=view.notify)
+            look = open_test_split(workspace, run_worker=view, notify=view.notify)
         finally:
             view.close()
         facts["test"] = {"look": look.number, "scores": list(look.scores)}
@@ -142,7 +142,7 @@ def _turn(
             workspace,
             iterations=iterations,
             planner=open_planner(name, seed=settings.planner_seed, plan_file=plan_file),
-            run_worker=view.run_worker,
+            run_worker=view,
             notify=view.notify,
         )
     finally:

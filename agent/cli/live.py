@@ -11,7 +11,7 @@ from rich.status import Status
 
 from agent.cli.output import duration
 from agent.progress import Event
-from tools.lanes.local import run_engine
+from tools.lanes.resident import ResidentEngine
 from tools.poll import read_progress
 
 _STEPS = {
@@ -35,10 +35,14 @@ _LINE_EVERY_S = 30.0
 
 
 class LiveView:
-    """Prints steps as they end, and the running step's progress: a moving line, in a log some lines."""
+    """Runs workers with an engine of its own and shows how far they are.
 
-    def __init__(self, console: Console) -> None:
+    Prints steps as they end, and the running step's progress: a moving line, in a log some lines.
+    """
+
+    def __init__(self, console: Console, engine: ResidentEngine | None = None) -> None:
         self._console = console
+        self._engine = engine or ResidentEngine()
         self._status: Status | None = None
         self._doing = ""
         self._next_line_s = _LINE_EVERY_S
@@ -56,16 +60,21 @@ class LiveView:
             self._stop()
             self._line(f"  {event.iteration_id} {words}: {duration(event.wall_s)}")
 
-    def run_worker(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
+    def __call__(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
         """Run a worker on this machine and show how far its trials are."""
         self._next_line_s = _LINE_EVERY_S
-        return run_engine(
+        return self._engine(
             spec, spec_path=spec_path, log_path=log_path, on_poll=lambda wall_s: self._poll(spec, wall_s)
         )
 
+    def release(self) -> None:
+        """Let go of the base model that the engine may hold."""
+        self._engine.release()
+
     def close(self) -> None:
-        """End the progress line."""
+        """End the progress line and the engine."""
         self._stop()
+        self._engine.close()
 
     def _start(self, doing: str) -> None:
         self._stop()

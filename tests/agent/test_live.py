@@ -7,27 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from agent.cli import live
 from agent.cli.live import LiveView
 from agent.progress import Event
+from tools.lanes.resident import ResidentEngine
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, terminal: bool) -> str:
+def watched(tmp_path: Path, *, terminal: bool) -> str:
     """Return what is printed while a worker scores for 95 seconds and a second one for 40."""
     walls = iter([range(0, 96), range(0, 41)])
 
-    def run_engine(spec: Mapping[str, Any], *, on_poll: Any, **_: Any) -> Mapping[str, Any]:
-        for wall_s in next(walls):
-            on_poll(float(wall_s))
-        return {}
+    class PollingEngine(ResidentEngine):
+        def __call__(self, spec: Mapping[str, Any], *, on_poll: Any, **_: Any) -> dict[str, Any]:
+            for wall_s in next(walls):
+                on_poll(float(wall_s))
+            return {}
 
-    monkeypatch.setattr(live, "run_engine", run_engine)
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=200)
-    view = LiveView(console)
+    view = LiveView(console, PollingEngine())
     spec = {
         "kind": "evaluate",
         "adapters": [{"trial_id": "base"}],
@@ -37,16 +36,14 @@ def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, terminal: bool) 
     }
     view.notify(Event("evaluate", "i0001", "started"))
     for _ in range(2):
-        view.run_worker(spec, spec_path=tmp_path / "a.json", log_path=tmp_path / "a.log")
+        view(spec, spec_path=tmp_path / "a.json", log_path=tmp_path / "a.log")
     view.notify(Event("evaluate", "i0001", "done", wall_s=135.0))
     view.close()
     return text.getvalue()
 
 
-def test_a_log_says_when_a_step_begins_and_twice_a_minute_that_it_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    lines = watched(monkeypatch, tmp_path, terminal=False).splitlines()
+def test_a_log_says_when_a_step_begins_and_twice_a_minute_that_it_goes_on(tmp_path: Path) -> None:
+    lines = watched(tmp_path, terminal=False).splitlines()
     assert lines[0] == "  i0001 scoring dev and selection ..."
     assert lines[1] == "    i0001 scoring dev and selection: 0 of 2 score files (30 s)"
     assert [line.partition("files ")[2] for line in lines[1:-1]] == [
@@ -58,9 +55,7 @@ def test_a_log_says_when_a_step_begins_and_twice_a_minute_that_it_goes_on(
     assert lines[-1] == "  i0001 scoring dev and selection: 2 min 15 s"
 
 
-def test_a_terminal_keeps_the_lines_of_finished_steps_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    shown = watched(monkeypatch, tmp_path, terminal=True)
+def test_a_terminal_keeps_the_lines_of_finished_steps_alone(tmp_path: Path) -> None:
+    shown = watched(tmp_path, terminal=True)
     assert shown.count("\n") <= 2
     assert "scoring dev and selection: 2 min 15 s" in shown
