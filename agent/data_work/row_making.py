@@ -118,11 +118,18 @@ class _RowMaker:
     def _open_gate(self) -> RowGate:
         """Take over what an earlier run kept, and return the gate that knows it."""
         target = self.request.target
-        gate = open_gate(target.workspace, target.task, target.known_rows(RowFile(target.path)))
+        file = RowFile(target.path)
+        gate = open_gate(target.workspace, target.task, target.known_rows(file))
+        logged: list[Row] = []
         for _, batch in sorted(self.log.batches.items()):
-            self.rows += [_logged_row(entry) for entry in batch["rows"]]
+            logged += [_logged_row(entry) for entry in batch["rows"]]
             self.refused.update(batch["refused"])
-        gate.admit(self.rows)
+        there = {row.id for row in file.rows}
+        # What judges may have grown since, so a row that passed once passes again or is gone.
+        admission = gate.admit([row for row in logged if row.id not in there])
+        self.log.keep_leaks(admission.leaks)
+        self.refused.update(refusal.reason for refusal in admission.refusals)
+        self.rows = [row for row in logged if row.id in there] + list(admission.admitted)
         return gate
 
     def _next_batch(self) -> _Batch | None:
