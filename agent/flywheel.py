@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from agent.budget import Budget
@@ -14,21 +13,18 @@ from agent.heartbeat_files import FlywheelHeartbeat, keep_heartbeat
 from agent.incumbent import Incumbent, load_incumbent, still_holds
 from agent.iteration import Bench, run_iteration
 from agent.locks import Locks, take_locks
-from agent.plan import TrialSummary
+from agent.planner_context import build_context
 from agent.planners.planner import PlanContext, Planner
 from agent.planners.registry import open_planner
 from agent.progress import Event
 from agent.publishing import INCUMBENT_FILE
-from agent.records import IterationRecord, TrialRecord
+from agent.records import IterationRecord
 from agent.trials import RunWorker, TrialRunner, new_trial, opened_worker
 from agent.validation import check_data, check_recipe
 from tools.clock import Clock, utc_now
-from tools.dataset import load_dataset
-from tools.errors import BakehouseError, PlannerError, TaskError, TrainError
+from tools.errors import PlannerError, TaskError, TrainError
 from tools.journal import Journal
-from tools.lineage import LineageStore
 from tools.lock import hold_workspace
-from tools.patch_space import PatchSpace
 from tools.recipe import TrainRecipe
 from tools.repo import ITERATION_TRAILER, Worktree, ensure_worktree, find_repo
 from tools.task import Task
@@ -157,7 +153,8 @@ def open_bench(
             committed_lineage=worktree.root / "lineage",
             threads=os.cpu_count(),
         ),
-        planner=planner or open_planner(task.bakeoff.planner, seed=task.bakeoff.planner_seed),
+        planner=planner
+        or open_planner(task.bakeoff.planner, seed=task.bakeoff.planner_seed, settings=task.bakeoff),
         clock=clock,
         notify=notify,
     )
@@ -184,7 +181,7 @@ def _turn(bench: Bench, iterations: int, heartbeat: FlywheelHeartbeat) -> Flywhe
         bench.journal.append("iteration_end", iteration_id)
         records.append(record)
         broken = 0 if any(trial.scored for trial in record.trials if trial.parent_id) else broken + 1
-        budget = budget.spend(wall_s=time.monotonic() - started, trials=len(record.trials))
+        budget = budget.spend(wall_s=time.monotonic() - started, trials=len(record.own_trials))
         stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
         if stop is not None:
             return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, *stop)
@@ -262,41 +259,12 @@ def _context_maker(
     bench: Bench, iteration_id: str, incumbent: Incumbent, budget: Budget
 ) -> Callable[[], PlanContext]:
     def make() -> PlanContext:
-        return PlanContext(
-            incumbent=incumbent.train_recipe,
-            incumbent_score=incumbent.selection,
-            history=read_history(bench.worktree, incumbent.trials),
-            n_candidates=bench.task.bakeoff.candidates,
+        return build_context(
+            bench.runner,
+            incumbent,
             iteration=int(iteration_id[1:]),
             budget_left=budget.left(),
-            patch_space=PatchSpace.from_mapping(bench.task.patch_space),
-            n_train_rows=len(load_dataset(bench.workspace.split_file(bench.task, "train"))),
+            planner=bench.planner.name,
         )
 
     return make
-
-
-def read_history(worktree: Worktree, current: tuple[TrialRecord, ...] = ()) -> tuple[TrialSummary, ...]:
-    """Return every trial on the bakeoff branch with its recipe, oldest first, then the current ones."""
-    store = LineageStore(worktree.root / "lineage", lower_is_better=False)
-    found: dict[str, TrialSummary] = {}
-    for trial in store.all_trials():
-        recipe = _recipe_of(worktree.root / "lineage" / trial.exp_id / "recipe.yaml")
-        if recipe is not None:
-            found[trial.exp_id] = TrialSummary(
-                trial.exp_id, recipe, trial.core_metric, trial.status.value, trial.train_s
-            )
-    for record in current:
-        found.setdefault(
-            record.trial_id,
-            TrialSummary(record.trial_id, record.train_recipe, record.selection, "baseline", record.train_s),
-        )
-    return tuple(found.values())
-
-
-def _recipe_of(path: Path) -> TrainRecipe | None:
-    try:
-        return TrainRecipe.from_yaml(path)
-    except BakehouseError:
-        # A trial whose recipe is gone still counts in the lineage; only the planner cannot use it.
-        return None

@@ -115,6 +115,11 @@ class IterationRecord(Record):
         found = [ruling for ruling in self.rulings if ruling.candidate_id == candidate_id]
         return found[-1] if found else None
 
+    @property
+    def own_trials(self) -> tuple[TrialRecord, ...]:
+        """The trials that this iteration ran; the incumbent's older ones are left out."""
+        return tuple(trial for trial in self.trials if trial.trial_id.startswith(f"{self.iteration_id}-"))
+
     def trials_of(self, candidate_id: str) -> tuple[TrialRecord, ...]:
         """Return a candidate's trials, a seed each."""
         return tuple(trial for trial in self.trials if trial.candidate_id == candidate_id)

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.diagnostics.timing import find_implausibly_fast
 from agent.incumbent import INCUMBENT, Incumbent
 from agent.plan import Plan
 from agent.probing import guard_by_probe
 from agent.records import CandidateRecord, GuardRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.trials import TrialRunner
+from agent.weight_guard import guard_by_weights
 from tools.comparison import Scores, compare, corrected_level
 from tools.verdict import Guard, Ruling, forbidden_guard, reach_verdict
 
@@ -38,6 +40,9 @@ def probe_guards(runner: TrialRunner, incumbent: Incumbent, trials: Sequence[Tri
         probed = guard_by_probe(runner.workspace, runner.task, incumbent.trials[0], trial)
         if probed is not None:
             guards.append(probed)
+        trained = guard_by_weights(runner.workspace, incumbent.trials[0], trial)
+        if trained is not None:
+            guards.append(trained)
         found[trial.trial_id] = [_guard_record(guard).model_dump(mode="json") for guard in guards]
     return found
 
@@ -134,7 +139,9 @@ def conclude(
         iteration_id=iteration_id,
         started_at=started_at,
         finished_at=finished_at,
-        wall_s=round(sum(trial.train_s + trial.eval_s for trial in trials), 3),
+        wall_s=round(
+            sum(t.train_s + t.eval_s for t in trials if t.trial_id.startswith(f"{iteration_id}-")), 3
+        ),
         planner=plan.planner,
         hypothesis=plan.hypothesis,
         candidates=tuple(candidates),
@@ -142,6 +149,7 @@ def conclude(
         rulings=tuple(final),
         promoted=kept.candidate_id if kept else None,
         decision=_decision(kept, candidates, final),
+        notes=_notes(plan, trials),
     )
 
 
@@ -233,6 +241,20 @@ def _guard_record(guard: Guard) -> GuardRecord:
 
 def _guard(record: GuardRecord) -> Guard:
     return Guard(name=record.name, base=None, candidate=None, passed=record.passed, detail=record.detail)
+
+
+def _notes(plan: Plan, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Return what a person should read beside the decision: the planner's words, and what looks odd."""
+    asked = plan.data_request
+    said = (
+        *plan.notes.splitlines(),
+        f"the planner asks for {asked.rows} training rows: {asked.focus}" if asked else "",
+        f"the planner would add to BACKGROUND.md: {plan.background_additions}"
+        if plan.background_additions
+        else "",
+        *map(str, find_implausibly_fast([trial for trial in trials if trial.candidate_id != INCUMBENT])),
+    )
+    return tuple(note for note in said if note.strip())
 
 
 def _decision(
