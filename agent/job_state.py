@@ -49,7 +49,9 @@ def look_at_job(workspace: Workspace, job: JobRecord) -> JobState:
             return _flywheel(workspace, job)
     except BakehouseError as err:
         return JobState(phase=f"its progress cannot be read: {err}")
-    return JobState(result=_as_text(load_result(job)))
+    if job.kind == "merge":
+        return _merge(workspace, load_result(job))
+    return JobState()
 
 
 def metrics_file(workspace: Workspace, job: JobRecord) -> Path | None:
@@ -96,6 +98,15 @@ def _probe(job: JobRecord) -> JobState:
         return JobState()
     facts = report.get("overall") or {"mean_score": report.get("mean_score"), "total": report.get("total")}
     return JobState(result=_as_text(facts))
+
+
+def _merge(workspace: Workspace, result: Mapping[str, Any] | None) -> JobState:
+    if result is None:
+        return JobState()
+    folder = Path(str(result["merged_hf_dir"]))
+    root = workspace.root.resolve()
+    shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    return JobState(result=f"checkpoint {result['source_iter']} is merged and exported to {shown}")
 
 
 def _flywheel(workspace: Workspace, job: JobRecord) -> JobState:

@@ -73,9 +73,10 @@ def start_merge(
     workspace: Workspace, *, recipe_file: Path, iteration: int | None = None, key: str | None = None
 ) -> JobRecord:
     """Merge a trained recipe's adapter into its base and export it."""
-    options = ["--recipe", str(recipe_file.resolve())]
-    options += [] if iteration is None else ["--iter", str(iteration)]
-    return start_agent_job(workspace, "merge", options, key=key)
+    argv = [sys.executable, "-P", "-m", "agent.merge_job", "--workspace", str(workspace.root)]
+    argv += ["--recipe", str(recipe_file.resolve())]
+    argv += [] if iteration is None else ["--iter", str(iteration)]
+    return start_job(workspace.jobs_dir, "merge", argv, cwd=workspace.root, idempotency_key=key)
 
 
 def start_probe(

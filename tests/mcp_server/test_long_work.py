@@ -97,7 +97,13 @@ anyio.run(main)
         assert compared["n_items"] == 32
         assert compared["verdict"] in ("keep", "discard", "inconclusive")
         assert compared["low"] <= compared["gain"] <= compared["high"]
-    assert len(list_jobs(workspace.jobs_dir)) == 3
+
+        merged = await until_ended(client, (await facts(client, "merge"))["job_id"])
+        assert merged["status"] == "succeeded", merged
+        export = merged["result"].rpartition(" ")[2]
+        assert (workspace.root / export / "model.safetensors").is_file()
+        assert (await facts(client, "standardize", path=export))["changes"] == []
+    assert len(list_jobs(workspace.jobs_dir)) == 4
 
 
 async def test_cancel_ends_a_job_and_says_so(serve: Serve, workspace: Workspace) -> None:
