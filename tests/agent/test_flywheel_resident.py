@@ -1,0 +1,89 @@
+"""A flywheel with the worker that it starts itself: one process for all it trains and scores."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.flywheel import run_flywheel
+from agent.planners.fixed import FixedPlanner
+from agent.progress import Event
+from tests.agent.bench import make_workspace, write_base, write_plan
+from tools.child import child_environment
+from tools.lineage import LineageStore
+from tools.workspace import Workspace
+
+STRONG = {"learning_rate": 0.005, "lora_rank": 16, "lora_alpha": 32, "epochs": 6}
+PROGRAM = """
+import sys
+from pathlib import Path
+from agent.flywheel import run_flywheel
+from agent.planners.fixed import FixedPlanner
+from tools.workspace import Workspace
+root, plan = map(Path, sys.argv[1:])
+run_flywheel(Workspace(root), planner=FixedPlanner(plan), iterations=1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def until(holds: Callable[[], object], limit_s: float = 200.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, "the awaited event did not come"
+        time.sleep(0.05)
+
+
+def loads(workspace: Workspace) -> int:
+    """How often a worker has loaded the base."""
+    logs = (workspace.state_dir / "worker").glob("*.log")
+    return sum(log.read_text(encoding="utf-8").count(" INFO loaded ") for log in logs)
+
+
+def test_a_killed_flywheel_leaves_nothing_running_and_the_next_loads_the_base_once(tmp_path: Path) -> None:
+    root = tmp_path / "a workspace"
+    root.mkdir()
+    workspace = make_workspace(root, write_base(tmp_path / "base model"), seeds=[17])
+    plan = write_plan(tmp_path / "plan.yaml", STRONG, {"learning_rate": 2e-4})
+    flywheel = subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM, str(root), str(plan)], env=child_environment()
+    )
+    metrics = root / ".bakehouse/runs/i0001-c1-s17/runs-full/metrics.jsonl"
+    until(lambda: flywheel.poll() is not None or (metrics.is_file() and metrics.stat().st_size))
+    assert flywheel.poll() is None
+    below = psutil.Process(flywheel.pid).children(recursive=True)
+    assert any("--resident" in process.cmdline() for process in below)
+    flywheel.send_signal(signal.SIGKILL)
+    flywheel.wait()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not alive
+    assert loads(workspace) == 1
+
+    steps: list[str] = []
+
+    def note(event: Event) -> None:
+        if event.kind == "done":
+            steps.append(event.step)
+
+    result = run_flywheel(workspace, planner=FixedPlanner(plan), iterations=1, notify=note)
+    assert steps[0] == "train"
+    assert loads(workspace) == 2
+    assert [record.iteration_id for record in result.records] == ["i0001"]
+    store = LineageStore(workspace.worktree_dir / "lineage", lower_is_better=False)
+    names = ["i0001-c1-s17", "i0001-c2-s17", "i0001-incumbent-s17"]
+    assert sorted(row.exp_id for row in store.all_trials()) == names
+    assert not [
+        process for process in psutil.Process().children(recursive=True) if "--resident" in process.cmdline()
+    ]
