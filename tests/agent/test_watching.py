@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -175,3 +177,24 @@ def test_the_command_prints_once_for_people_and_for_programs(bakeoff: Bakeoff, t
         # Without a terminal nothing can be redrawn, so it ends although the flywheel runs.
         assert "drone-router: running" in watch()
         assert "i0003-c1-s17" in " ".join(watch("--once").split())
+
+
+def test_on_a_terminal_it_goes_on_until_the_run_ends(bakeoff: Bakeoff, times: Times) -> None:
+    begin(bakeoff, times)
+    leader, follower = os.openpty()
+    command = [sys.executable, "-P", "-m", "agent", "watch", "--every-s", "0.2"]
+    with hold_workspace(bakeoff.workspace.state_dir, what="flywheel"):
+        child = subprocess.Popen(command, cwd=bakeoff.workspace.root, stdout=follower, stdin=follower)
+        os.close(follower)
+        shown = b""
+        while b"running" not in shown:
+            shown += os.read(leader, 4096)
+        assert child.poll() is None
+        FlywheelHeartbeat(bakeoff.workspace.state_dir, times).end()
+    with contextlib.suppress(OSError):
+        # Reading from a terminal that nobody has open any more is an error on Linux.
+        while part := os.read(leader, 4096):
+            shown += part
+    os.close(leader)
+    assert child.wait() == 0
+    assert b"ended in order" in shown
