@@ -14,7 +14,7 @@ endif
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types bridge clean
+.PHONY: help env demo test lint types clients bridge clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -47,5 +47,8 @@ bridge: env ## convert, train and merge tiny models with real Megatron-Bridge, o
 	@$(PY) -P .ci/bridge.py
 	@$(PY) -m pytest -m bridge tests/bridge
 
+clients: env ## try the MCP server with clients that others wrote, Claude Code among them
+	@$(PY) -P tests/clients/run.py
+
 clean: ## remove the environment and caches of this checkout
-	rm -rf .venv .cache/bridge .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache/bridge .cache/clients .mypy_cache .pytest_cache .ruff_cache .hypothesis
