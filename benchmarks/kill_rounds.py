@@ -1,0 +1,274 @@
+"""What a flywheel loses when it is killed: real runs, SIGKILL at random moments, resumed until done.
+
+    python benchmarks/kill_rounds.py                       ten rounds
+    python benchmarks/kill_rounds.py --rounds 100 --seed 2
+
+A reference run on a tiny model is left alone. Each round then does the same work in a repository of
+its own, is killed again and again, either the flywheel alone, so that its workers and git outlive it,
+or with all of its children, and is started again with the same command until the work is done. What
+it ends with must be what the reference ended with: the same trials with the same scores, each once;
+the same commits, each once and whole; a sound repository; a clean worktree; the user's own checkout
+as it was. The exit code is 1 where anything was lost, doubled or left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.kill_checks import (  # noqa: E402
+    ENVIRONMENT,
+    check_ground,
+    compare,
+    git,
+    read_ending,
+    user_state,
+)
+from tests.agent.bench import make_workspace, write_base, write_plan  # noqa: E402
+from tools.clock import utc_now  # noqa: E402
+from tools.journal import Journal  # noqa: E402
+from tools.recipe import TrainRecipe  # noqa: E402
+from tools.workspace import Workspace  # noqa: E402
+
+PATCHES = (
+    {
+        "learning_rate": 0.005,
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "epochs": 6,
+    },
+    {"learning_rate": 2e-4},
+    {"lora_alpha": 8},
+    {"weight_decay": 0.1},
+)
+_MOST_STARTS = 60
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of the reference, and how long it took there."""
+
+    iteration: str
+    step: str
+    wall_s: float
+
+
+@dataclass
+class Round:
+    """One round: where it was killed, how often it was started, and what is wrong."""
+
+    killed_in: list[str] = field(default_factory=list)
+    starts: int = 0
+    refusals: list[str] = field(default_factory=list)
+    wall_s: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+
+def prepare(root: Path, base: Path, *, seeds: Sequence[int]) -> Workspace:
+    """Write the workspace of a round; checkpoints are frequent, so that a kill finds half-done runs."""
+    root.mkdir(parents=True)
+    workspace = make_workspace(root, base, seeds=list(seeds))
+    recipe = TrainRecipe.from_yaml(workspace.recipe_file).replace(save_interval=3)
+    recipe.to_yaml(workspace.recipe_file)
+    git(root, "commit", "-q", "-m", "Save often", "--", "recipe.yaml")
+    write_plan(root.with_name(f"{root.name}.plan.yaml"), *PATCHES)
+    return workspace
+
+
+def start(workspace: Workspace, iterations: int) -> subprocess.Popen[str]:
+    plan = workspace.root.with_name(f"{workspace.root.name}.plan.yaml")
+    command = [sys.executable, "-P", "-m", "agent", "flywheel", "--workspace", str(workspace.root)]
+    command += ["--iters", str(iterations), "--plan", str(plan), "--json"]
+    log = workspace.root.with_name(f"{workspace.root.name}.log").open("a", encoding="utf-8")
+    with log:
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, text=True, start_new_session=True, env=os.environ | ENVIRONMENT
+        )
+
+
+def iterations_left(workspace: Workspace, wanted: int) -> int:
+    """Return how many iterations the journal has not seen the end of."""
+    events = Journal(workspace.journal_file, clock=utc_now).events()
+    return wanted - sum(event.event == "iteration_end" for event in events)
+
+
+def kill(child: subprocess.Popen[str], *, whole_tree: bool) -> None:
+    """Kill the flywheel, alone or with all that it has started."""
+    family: list[psutil.Process] = []
+    if whole_tree:
+        try:
+            family = psutil.Process(child.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+    child.send_signal(signal.SIGKILL)
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    child.wait()
+
+
+def place_of(workspace: Workspace) -> str:
+    """Return the step that was under way, by the last line of the journal."""
+    events = Journal(workspace.journal_file, clock=utc_now).tail(1)
+    if not events:
+        return "before the first step"
+    last = events[0]
+    return str(last.step) if last.event == "start" else f"after {last.step or last.event}"
+
+
+def read_moments(workspace: Workspace) -> list[Moment]:
+    """Return every step that a finished flywheel went through, in order."""
+    begun: dict[tuple[str, str], str] = {}
+    found = []
+    for event in Journal(workspace.journal_file, clock=utc_now).events():
+        if event.step is not None and event.event == "start":
+            begun[event.key, event.step] = event.at
+        elif event.step is not None and event.event == "done":
+            took = datetime.fromisoformat(event.at) - datetime.fromisoformat(begun[event.key, event.step])
+            # The journal's clock has seconds, and a short step is under way for less than one.
+            found.append(Moment(event.key, event.step, max(0.3, took.total_seconds())))
+    return found
+
+
+def wait_for(child: subprocess.Popen[str], workspace: Workspace, moment: Moment, luck: random.Random) -> None:
+    """Wait until a step is under way, at a random place in it, or until the flywheel has ended.
+
+    Raises:
+        TimeoutExpired: the moment has come, and the flywheel runs.
+    """
+    journal = Journal(workspace.journal_file, clock=utc_now)
+    before = journal.attempts(moment.step, moment.iteration)
+    while journal.attempts(moment.step, moment.iteration) == before:
+        if child.poll() is not None or journal.is_done(moment.step, moment.iteration):
+            break
+        time.sleep(0.02)
+    child.wait(timeout=luck.uniform(0.0, moment.wall_s))
+
+
+def run_round(
+    workspace: Workspace,
+    *,
+    wanted: int,
+    kills: int,
+    luck: random.Random,
+    moments: Sequence[Moment] = (),
+) -> Round:
+    """Start the flywheel until its work is done, and kill the first starts at random moments.
+
+    A moment is a place in a random step, so that short steps get their share, or a random time.
+    """
+    found, began = Round(), time.monotonic()
+    span_s = sum(moment.wall_s for moment in moments)
+    aims = sorted(luck.sample(range(len(moments)), k=min(kills, len(moments))))
+    while (left := iterations_left(workspace, wanted)) > 0 and found.starts < _MOST_STARTS:
+        journal = Journal(workspace.journal_file, clock=utc_now)
+        aims = [i for i in aims if not journal.is_done(moments[i].step, moments[i].iteration)]
+        child = start(workspace, left)
+        found.starts += 1
+        try:
+            if not aims:
+                child.wait()
+            elif luck.random() < 0.3:
+                child.wait(timeout=luck.uniform(0.0, span_s))
+            else:
+                wait_for(child, workspace, moments[aims[0]], luck)
+            code = child.wait()
+        except subprocess.TimeoutExpired:
+            kill(child, whole_tree=luck.random() < 0.5)
+            found.killed_in.append(place_of(workspace))
+            aims.pop(0)
+            continue
+        if code:
+            # A refusal is no loss, but a person would meet it: it is told, and tried again.
+            log = workspace.root.with_name(f"{workspace.root.name}.log").read_text(encoding="utf-8")
+            found.refusals.append(log.strip().splitlines()[-1][:300])
+            if len(found.refusals) > kills + 2:
+                break
+            time.sleep(1.0)
+    found.wall_s = time.monotonic() - began
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=2, help="of each flywheel")
+    parser.add_argument("--kills", type=int, default=5, help="at most, in a round")
+    parser.add_argument("--training-seeds", type=int, nargs="+", default=[17, 29])
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--keep", type=Path, help="work here and leave everything lying")
+    asked = parser.parse_args(argv)
+    folder = Path(tempfile.mkdtemp(prefix="kill-rounds-", dir=asked.keep))
+    try:
+        return _run(asked, folder)
+    finally:
+        if asked.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(asked: argparse.Namespace, folder: Path) -> int:
+    base = write_base(folder / "base")
+    luck = random.Random(asked.seed)
+    reference = prepare(folder / "reference", base, seeds=asked.training_seeds)
+    alone = run_round(reference, wanted=asked.iterations, kills=0, luck=luck)
+    expected = read_ending(reference)
+    print(
+        f"left alone: {len(expected.trials)} trials, {len(expected.iterations)} commits, {alone.wall_s:.0f} s"
+        + "".join(f"\n  {text}" for text in alone.refusals)
+    )
+    if alone.refusals or len(expected.iterations) != asked.iterations:
+        print("the reference itself did not end in order; nothing can be compared with it")
+        return 1
+    moments = read_moments(reference)
+    places: collections.Counter[str] = collections.Counter()
+    broken = 0
+    for number in range(1, asked.rounds + 1):
+        workspace = prepare(folder / f"round-{number}", base, seeds=asked.training_seeds)
+        before = user_state(workspace.root)
+        found = run_round(workspace, wanted=asked.iterations, kills=asked.kills, luck=luck, moments=moments)
+        found.faults += check_ground(workspace, before) + compare(expected, read_ending(workspace))
+        places.update(found.killed_in)
+        broken += bool(found.faults)
+        _print_round(number, found)
+        if asked.keep is None:
+            shutil.rmtree(workspace.root, ignore_errors=True)
+    print(f"{sum(places.values())} kills: " + ", ".join(f"{place} {n}" for place, n in places.most_common()))
+    print(f"{broken} of {asked.rounds} rounds lost, doubled or left something")
+    return 1 if broken else 0
+
+
+def _print_round(number: int, found: Round) -> None:
+    state = "nothing lost, nothing doubled" if not found.faults else f"{len(found.faults)} FAULT(S)"
+    where = ", ".join(found.killed_in) or "nowhere"
+    print(
+        f"round {number}: {state}; {found.starts} starts, {found.wall_s:.0f} s, killed in: {where}",
+        flush=True,
+    )
+    for text in found.refusals:
+        print(f"  refused once: {text}", flush=True)
+    for text in found.faults:
+        print(f"  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
