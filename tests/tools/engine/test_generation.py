@@ -11,9 +11,17 @@ from tests.tiny import tiny_model
 from tests.tools.engine.conftest import write_rows
 from tools.chat import render_prompt
 from tools.dataset import load_dataset
+from tools.engine import decode_cache, generation
 from tools.engine.adapter_files import load_adapter
 from tools.engine.base import LoadedBase
-from tools.engine.generation import StoppedError, generate_answers, stop_ids_of
+from tools.engine.generation import (
+    Answer,
+    StoppedError,
+    choose_greedy,
+    generate_answers,
+    shared_length,
+    stop_ids_of,
+)
 from tools.engine.spec import StackMember
 from tools.engine.trainer import train_stack
 
@@ -71,22 +79,157 @@ def test_adapter_answers_equal_peft_and_end_where_it_ends(
     assert all(answer.is_complete or answer.n_tokens == 12 for answer in answers)
 
 
-def test_rows_that_end_leave_and_the_others_go_on(base: LoadedBase, tmp_path: Path) -> None:
-    """Make common tokens end an answer: rows then end at different steps."""
-    prompts = prompts_of(base, tmp_path)
-    free = generate_answers(base, prompts, adapter=None, max_new_tokens=20, batch_size=64)
-    stops = base.tokenizer(free[0].text + free[5].text, add_special_tokens=False)["input_ids"][::3]
-    base.model.generation_config.eos_token_id = stops
-    answers = generate_answers(base, prompts, adapter=None, max_new_tokens=20, batch_size=64)
-    assert len({answer.n_tokens for answer in answers}) > 3
-    assert [a.text for a in answers] == [
-        generate_answers(base, [prompt], adapter=None, max_new_tokens=20, batch_size=1)[0].text
+def alone(base: LoadedBase, prompts: list[tuple[int, ...]], max_new_tokens: int) -> list[Answer]:
+    return [
+        generate_answers(base, [prompt], adapter=None, max_new_tokens=max_new_tokens, batch_size=1)[0]
         for prompt in prompts
     ]
 
 
-def test_a_stop_is_heard_between_batches(base: LoadedBase, tmp_path: Path) -> None:
+def passes_of(base: LoadedBase) -> list[tuple[int, int]]:
+    """Return a list to which every pass through the decoder adds its rows and tokens a row."""
+    seen: list[tuple[int, int]] = []
+
+    def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(tuple(kwargs["input_ids"].shape))
+
+    base.decoder.register_forward_pre_hook(note, with_kwargs=True)
+    return seen
+
+
+def end_often(base: LoadedBase, prompts: list[tuple[int, ...]]) -> None:
+    """Make common tokens end an answer: rows then end at different steps."""
+    free = generate_answers(base, prompts, adapter=None, max_new_tokens=20, batch_size=64)
+    stops = base.tokenizer(free[0].text + free[5].text, add_special_tokens=False)["input_ids"][::3]
+    base.model.generation_config.eos_token_id = stops
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 64])
+def test_rows_that_end_make_room_and_every_token_is_read_once(
+    any_base: LoadedBase, tmp_path: Path, batch_size: int
+) -> None:
+    prompts = prompts_of(any_base, tmp_path)
+    end_often(any_base, prompts)
+    expected = alone(any_base, prompts, 20)
+    assert len({answer.n_tokens for answer in expected}) > 3
+    passes = passes_of(any_base)
+    answers = generate_answers(any_base, prompts, adapter=None, max_new_tokens=20, batch_size=batch_size)
+    assert list(answers) == expected
+    assert max(rows for rows, _ in passes) == min(batch_size, len(prompts))
+    # No idle row is ever carried along.
+    assert sum(rows for rows, width in passes if width == 1) == sum(a.n_tokens - 1 for a in answers)
+
+
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(
+    any_base: LoadedBase, tmp_path: Path
+) -> None:
+    prompts = prompts_of(any_base, tmp_path)
+    n_shared = shared_length(prompts)
+    assert n_shared > 10
+    stranger = (prompts[0][1], *prompts[0])
+    assert shared_length([*prompts, stranger]) == 0
+    passes = passes_of(any_base)
+    apart = generate_answers(any_base, [*prompts, stranger], adapter=None, max_new_tokens=12, batch_size=5)
+    assert passes[0] == (5, max(map(len, [*prompts, stranger])))
+    passes.clear()
+    shared = generate_answers(any_base, prompts, adapter=None, max_new_tokens=12, batch_size=5)
+    assert passes[:2] == [(1, n_shared), (5, max(map(len, prompts)) - n_shared)]
+    assert shared == apart[:-1]
+
+
+def test_a_prompt_may_be_what_the_others_begin_with(base: LoadedBase, tmp_path: Path) -> None:
+    start = prompts_of(base, tmp_path)[0]
+    prompts = [(*start, 40, 41), start, (*start, 42), start]
+    assert shared_length(prompts) == len(start) - 1
+    answers = generate_answers(base, prompts, adapter=None, max_new_tokens=8, batch_size=2)
+    assert list(answers) == alone(base, prompts, 8)
+
+
+def test_shared_length_leaves_every_prompt_its_last_token() -> None:
+    assert shared_length([]) == shared_length([(1, 2, 3)]) == shared_length([(1,), (1,)]) == 0
+    assert shared_length([(1, 2, 3), (1, 2, 3)]) == 2
+    assert shared_length([(1, 2, 3, 4), (1, 2, 9, 4), (1, 2)]) == 1
+    assert shared_length([(1, 2, 3), (4, 2, 3)]) == 0
+
+
+def test_long_answers_outgrow_the_first_room(base: LoadedBase, tmp_path: Path) -> None:
+    prompts = prompts_of(base, tmp_path)[:5]
+    base.model.generation_config.eos_token_id = None
+    answers = generate_answers(base, prompts, adapter=None, max_new_tokens=200, batch_size=3)
+    stops = stop_ids_of(base)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt])
+        out = base.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=200,
+            do_sample=False,
+            eos_token_id=sorted(stops),
+            pad_token_id=0,
+        )
+        said = out[0, len(prompt) :].tolist()
+        assert list(answer.token_ids) == (said[:-1] if answer.is_complete else said)
+    assert max(answer.n_tokens for answer in answers) > 150
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (decode_cache, "_MOST_SCORES", 0),
+        (generation, "_FILL_TOKENS", 30),
+        (generation, "_FREE_SHARE", 1.0),
+    ],
+    ids=["fused attention", "few prompts a pass", "batch after batch"],
+)
+@pytest.mark.parametrize("shares", [True, False])
+def test_how_prompts_are_read_changes_no_answer(
+    any_base: LoadedBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    name: str,
+    value: float,
+    shares: bool,
+) -> None:
+    prompts = prompts_of(any_base, tmp_path)
+    prompts += [] if shares else [(prompts[0][1], *prompts[0])]
+    end_often(any_base, prompts)
+    usual = generate_answers(any_base, prompts, adapter=None, max_new_tokens=12, batch_size=6)
+    monkeypatch.setattr(where, name, value)
+    answers = generate_answers(any_base, prompts, adapter=None, max_new_tokens=12, batch_size=6)
+    assert answers == usual
+
+
+def test_a_row_of_nan_does_not_reach_the_row_that_takes_its_slot(base: LoadedBase, tmp_path: Path) -> None:
+    prompts = prompts_of(base, tmp_path)[:4]
+    broken = prompts[0][:-1] + (300,) * 20 + prompts[0][-1:]
+    with torch.no_grad():
+        base.model.get_input_embeddings().weight[300] = torch.nan
+    answers = generate_answers(base, [broken, *prompts], adapter=None, max_new_tokens=40, batch_size=2)
+    assert list(answers[1:]) == alone(base, prompts, 40)
+
+
+def test_nothing_asked_is_nothing_answered(base: LoadedBase, tmp_path: Path) -> None:
     prompts = prompts_of(base, tmp_path)
+    assert generate_answers(base, [], adapter=None, max_new_tokens=4, batch_size=4) == ()
+    answers = generate_answers(base, prompts, adapter=None, max_new_tokens=0, batch_size=4)
+    assert answers == (Answer("", 0, False, ()),) * len(prompts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_of_equally_likely_tokens_is_taken(dtype: torch.dtype) -> None:
+    logits_B_V = torch.zeros((3, 1000), dtype=dtype)
+    logits_B_V[1, [70, 500, 999]] = 2
+    logits_B_V[2, 999] = 1
+    assert choose_greedy(logits_B_V, [0, 1, 2]).tolist() == [0, 70, 999]
+
+
+def test_a_stop_is_heard_between_passes_and_leaves_the_base_fit_for_use(
+    base: LoadedBase, tmp_path: Path
+) -> None:
+    prompts = prompts_of(base, tmp_path)
+    before = generate_answers(base, prompts, adapter=None, max_new_tokens=4, batch_size=4)
+    passes = passes_of(base)
     with pytest.raises(StoppedError):
         generate_answers(
             base,
@@ -94,5 +237,9 @@ def test_a_stop_is_heard_between_batches(base: LoadedBase, tmp_path: Path) -> No
             adapter=None,
             max_new_tokens=4,
             batch_size=4,
-            should_stop=iter([False, True]).__next__,
+            should_stop=iter([False, False, True]).__next__,
         )
+    assert len(passes) == 3
+    assert base.model.config._attn_implementation == "sdpa"
+    assert base.stack.placement is None
+    assert generate_answers(base, prompts, adapter=None, max_new_tokens=4, batch_size=4) == before
