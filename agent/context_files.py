@@ -62,7 +62,8 @@ def render_plan(task: Task, record: IterationRecord) -> str:
             ruling.verdict if ruling else f"refused: {candidate.rejected}",
         )
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return "\n".join([*lines, "", _one_line(record.decision), ""])
+    notes = [f"- {_one_line(note)}" for note in record.notes]
+    return "\n".join([*lines, "", _one_line(record.decision), "", *notes, *([""] if notes else [])])
 
 
 def _points(gain: float | None) -> str:

@@ -35,7 +35,7 @@ class Proposal(BaseModel):
 
 
 class DataRequest(BaseModel):
-    """Training rows that a planner would like to have. It is recorded; a person or the data work acts on it."""
+    """Training rows that a planner would like to have: recorded, for people and the data work to act on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -221,8 +221,16 @@ def _trailers(record: IterationRecord, incumbent: Incumbent, entry: Path) -> dic
         "Recipe-Digest": incumbent.train_recipe.digest,
         "Data-Digest": incumbent.locks.data_digest,
         "Planner": record.planner,
-        "Cost": f"{record.wall_s:.0f} s",
+        "Cost": _cost(record),
     }
+
+
+def _cost(record: IterationRecord) -> str:
+    usage = record.planner_usage
+    if usage is None:
+        return f"{record.wall_s:.0f} s"
+    dollars = "unknown dollars" if usage.dollars is None else f"${usage.dollars:.4f}"
+    return f"{record.wall_s:.0f} s, {usage.tokens} planner tokens, {dollars}"
 
 
 def _date(stamp: str) -> date:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from agent.planners.usage import PlannerUsage
 from tools.recipe import TrainRecipe
 
 
@@ -109,6 +110,8 @@ class IterationRecord(Record):
     decision: str
     """The decision in one sentence."""
     notes: tuple[str, ...] = ()
+    planner_usage: PlannerUsage | None = None
+    """What asking the planner cost; None for one that asks nobody."""
 
     def ruling(self, candidate_id: str) -> RulingRecord | None:
         """Return the last ruling on a candidate."""

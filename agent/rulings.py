@@ -150,6 +150,7 @@ def conclude(
         promoted=kept.candidate_id if kept else None,
         decision=_decision(kept, candidates, final),
         notes=_notes(plan, trials),
+        planner_usage=plan.usage,
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agent.flywheel import FlywheelResult
     from agent.records import IterationRecord, TrialRecord
 
-Planner = Annotated[str | None, typer.Option(help="optuna or fixed; the task's by default.")]
+Planner = Annotated[str | None, typer.Option(help="optuna, claude or fixed; the task's by default.")]
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", help="YAML list of patches for the planner `fixed`.")
 ]
@@ -141,7 +141,7 @@ def _turn(
         result = run_flywheel(
             workspace,
             iterations=iterations,
-            planner=open_planner(name, seed=settings.planner_seed, plan_file=plan_file),
+            planner=open_planner(name, seed=settings.planner_seed, plan_file=plan_file, settings=settings),
             run_worker=view,
             notify=view.notify,
         )

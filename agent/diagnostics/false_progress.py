@@ -29,7 +29,9 @@ __all__ = [
 _SHOWN: Final = 20
 _SAME_TEXT: Final = ("exact", "normalized")
 _SEALED: Final = ("selection", "test")
-_GENERATED_KEYS: Final = frozenset({"generated", "mended", "generator", "generated_by", "synthetic", "teacher", "augmented_from"})
+_GENERATED_KEYS: Final = frozenset(
+    {"generated", "mended", "generator", "generated_by", "synthetic", "teacher", "augmented_from"}
+)
 _GENERATED_TAGS: Final = frozenset({"generated", "synthetic", "augmented"})
 _ORIGIN_WORDS: Final = ("source", "item", "row", "failure", "from", "parent", "target", "seed")
 

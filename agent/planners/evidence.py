@@ -47,10 +47,11 @@ class PlannerEvidence:
         found = [trial for trial in reversed(self.trials) if status in (None, trial.status.value)]
         return _page([_trial_line(trial) for trial in found], page, "trials")
 
-    def read_dev_failures(self, *, page: int = 1, kind: str | None = None) -> str:
+    def read_dev_failures(self, *, page: int = 1, kind: str | None = None, limit: int = _PAGE_ROWS) -> str:
         """Return a page of dev failures, a row a line."""
         found = [row for row in self.dev_failures if kind in (None, _kind(row))]
-        return _page([_failure_line(row) for row in found], page, "dev failures")
+        noun = "dev failures" if kind is None else f"dev failures of kind {quote(kind)}"
+        return _page([_failure_line(row) for row in found], page, noun, limit)
 
     def look_up_decision(self, *, question: str, optimize_for: str, context: Mapping[str, str]) -> str:
         """Return what the decision corpus says on a question, or what it has instead."""
@@ -62,10 +63,10 @@ class PlannerEvidence:
         return quote({**found, "context": dict(pick.context)})
 
 
-def _page(lines: list[str], page: int, noun: str) -> str:
-    pages = max(1, -(-len(lines) // _PAGE_ROWS))
+def _page(lines: list[str], page: int, noun: str, limit: int = _PAGE_ROWS) -> str:
+    pages = max(1, -(-len(lines) // limit))
     number = min(max(1, page), pages)
-    shown = lines[(number - 1) * _PAGE_ROWS : number * _PAGE_ROWS]
+    shown = lines[(number - 1) * limit : number * limit]
     return "\n".join([f"{len(lines)} {noun}, page {number} of {pages}:", *shown])
 
 

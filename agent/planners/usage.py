@@ -30,6 +30,12 @@ class PlannerUsage(BaseModel):
     dollars: Annotated[float, Field(ge=0)] | None = None
     """None where no price is known."""
 
+    @property
+    def tokens(self) -> int:
+        """All tokens, read and written."""
+        cached = self.cache_read_tokens + self.cache_write_tokens
+        return self.input_tokens + cached + self.output_tokens
+
     def add(
         self, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, cache_write_tokens: int
     ) -> PlannerUsage:

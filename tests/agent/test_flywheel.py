@@ -200,7 +200,10 @@ def test_the_probe_step_asks_every_trial_where_there_is_a_probe_set(base: Path, 
     workspace = make_workspace(root, base, seeds=[17])
     first = turn(workspace, tmp_path, {"lora_alpha": 8})
     record = first.records[0]
-    assert [guard.name for ruling in record.rulings for guard in ruling.guards] == ["forbidden outputs"]
+    assert [guard.name for ruling in record.rulings for guard in ruling.guards] == [
+        "forbidden outputs",
+        "trained",
+    ]
     questions = [{"qid": f"q{n}", "category": "c", "question": f"say {n}"} for n in range(3)]
     probe = root / "data" / "probe.jsonl"
     probe.write_text("".join(json.dumps(row) + "\n" for row in questions))
