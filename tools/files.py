@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
+def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int | None = None) -> Path:
     """Replace path with data so that a reader sees the old content or the new, never a part.
 
     The file is written beside its target, fsynced and renamed, and the folder is fsynced so
     that the rename itself survives a power cut. Parent folders are made.
+
+    Args:
+        mode: Permissions of the file; by default those that open() would give.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +33,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes 0600; a committed file should carry the mode that open() would give.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask() if mode is None else mode)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +65,31 @@ def test_a_run_trains_the_answers_at_the_local_lanes_rates(recipe, make_model, y
 
 
 def test_a_run_that_is_cut_short_goes_on_and_ends_like_a_whole_one(recipe, tmp_path):
-    whole = run(recipe, poll_interval=0.5)
-    other = recipe.replace(
-        output_dir=str(tmp_path / "cut"), extra_env={"MCORE_BASE": f"{recipe.output_dir}/mcore-base"}
-    )
+    long = recipe.replace(max_steps=40, save_interval=5, extra_env={"MCORE_BASE": str(tmp_path / "base")})
+    whole = run(long, poll_interval=0.5)
+    cut = long.replace(output_dir=str(tmp_path / "cut"))
 
-    def saved() -> bool:
-        return poll_run_progress(other.run_dir("full"))[0] >= 2
+    def has_saved() -> bool:
+        return poll_run_progress(cut.run_dir("full"))[0] >= 5
 
     with pytest.raises(TrainError, match="stopped on request"):
-        run(other.replace(max_steps=5000), poll_interval=0.05, should_stop=saved)
-    # The same run again: the folder of the longer one is moved aside.
-    continued = run(other, poll_interval=0.5)
-    shutil.rmtree(Path(continued.run_dir) / "iter_0000004")
-    shutil.rmtree(Path(continued.run_dir) / "iter_0000005")
-    assert log_lines(Path(continued.run_dir)) == log_lines(Path(whole.run_dir))
+        run(cut, poll_interval=0.05, should_stop=has_saved)
+    reached = poll_run_progress(cut.run_dir("full"))[0]
+    assert 5 <= reached < 40
+    continued = run(cut, poll_interval=0.5)
+    assert continued.final_iter == 40
+    wanted, found = log_lines(Path(whole.run_dir)), log_lines(Path(continued.run_dir))
+    assert found.keys() == wanted.keys()
+    for step, (rate, loss) in wanted.items():
+        assert found[step] == pytest.approx((rate, loss), rel=1e-4), step
 
 
-def test_a_smoke_run_and_layers_of_ones_choice(recipe):
-    result = run(recipe.replace(lora_layers=(1,), use_rslora=True), mode="smoke", poll_interval=0.5)
+def test_a_smoke_run_with_scaling_by_the_root_of_the_rank(recipe):
+    result = run(recipe.replace(use_rslora=True), mode="smoke", poll_interval=0.5)
     assert (result.final_iter, result.iter_dirs) == (2, (2,))
-    text = (Path(result.run_dir) / "train.log").read_text(encoding="utf-8")
-    adapted = re.findall(r"Adding lora to: (\S+)", text)
-    assert adapted
-    assert all("layers.1." in name for name in adapted)
+    config = (Path(result.run_dir) / "iter_0000002" / "run_config.yaml").read_text(encoding="utf-8")
+    # 8 / sqrt(4), which Megatron writes as alpha / dim.
+    assert re.search(r"^  alpha: 16\.0$", config, re.MULTILINE)
 
 
 def test_a_missing_base_model_is_the_runs_error_with_its_reason(recipe):
@@ -103,7 +103,8 @@ def test_the_adapter_is_merged_and_exported_by_the_bridges_scripts(recipe, run_p
     recipe = recipe.replace(extra_env={"BRIDGE_DIR": str(CHECKOUT)})
     run(recipe, poll_interval=0.5)
     result = merge_and_export(recipe, expect_iter=5)
-    gap = run_program("compare_merged.py", recipe.base_model, recipe.run_dir("full"), result.merged_hf_dir)
+    checkpoint = recipe.run_dir("full") / "iter_0000005"
+    gap = run_program("compare_merged.py", recipe.base_model, checkpoint, result.merged_hf_dir)
     # bfloat16 keeps 8 bits; the adapter moved the logits by far more than that.
     assert gap["adapter_vs_merged"] < 0.05 < gap["base_vs_merged"]
     config = json.loads((Path(result.merged_hf_dir) / "config.json").read_text(encoding="utf-8"))

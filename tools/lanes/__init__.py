@@ -9,9 +9,20 @@ from tools.errors import TrainError
 from tools.lanes.lane import Lane, LaunchPlan, Outcome
 from tools.lanes.local import LocalLane, run_engine
 from tools.lanes.nemo import NemoLane
+from tools.lanes.resident import ResidentEngine
 from tools.lanes.unsloth import UnslothLane
 
-__all__ = ["Lane", "LaunchPlan", "LocalLane", "NemoLane", "Outcome", "UnslothLane", "get_lane", "run_engine"]
+__all__ = [
+    "Lane",
+    "LaunchPlan",
+    "LocalLane",
+    "NemoLane",
+    "Outcome",
+    "ResidentEngine",
+    "UnslothLane",
+    "get_lane",
+    "run_engine",
+]
 
 _LANES: Final[dict[str, Callable[[], Lane]]] = {
     "local": LocalLane,

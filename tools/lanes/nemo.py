@@ -74,6 +74,11 @@ def _own_trainer(recipe: TrainRecipe, mode: Mode, run_dir: Path, env: Mapping[st
 def _check_shipped(recipe: TrainRecipe) -> None:
     if recipe.use_dora:
         raise TrainError("the shipped nemo trainer trains no DoRA; set use_dora to false")
+    if recipe.lora_layers is not None:
+        raise TrainError(
+            "lora_layers: Megatron saves a module of all layers as one tensor, and fails where some have "
+            "an adapter and others none; set it to null on the nemo lane"
+        )
     if recipe.extra_env.get("DATASET_DIR"):
         raise TrainError(
             "the shipped nemo trainer writes its data itself, from dataset_jsonl; leave "

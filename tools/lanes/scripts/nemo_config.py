@@ -80,8 +80,6 @@ def build_config(recipe: TrainRecipe, paths: RunPaths, steps: int) -> Any:
 def lora_fields(recipe: TrainRecipe) -> dict[str, Any]:
     """Return the recipe's adapter in Megatron-Bridge's words."""
     targets = recipe.replace(backend="nemo").lora_target_modules_for_backend()
-    if recipe.lora_layers is not None:
-        targets = tuple(f"*.layers.{layer}.*.{name}" for layer in recipe.lora_layers for name in targets)
     return {
         "target_modules": list(targets),
         "dim": recipe.lora_rank,
