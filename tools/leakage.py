@@ -32,7 +32,7 @@ from tools.rows import Row
 from tools.similarity import JaccardIndex, character_grams, numbered_words
 from tools.wording import fold_words, squeeze_words
 
-__all__ = ["Leak", "LeakKind", "check_leaks", "find_leaks"]
+__all__ = ["Leak", "LeakGate", "LeakKind", "check_leaks", "find_leaks"]
 
 LeakKind = Literal["exact", "normalized", "ngram", "near_duplicate"]
 
@@ -86,13 +86,7 @@ def find_leaks(
     Raises:
         DatasetError: ngram or threshold is outside its range.
     """
-    if ngram < 2 or not 0 < threshold <= 1:
-        raise DatasetError(
-            f"ngram is {ngram} and threshold {threshold}; a whole number from 2, and a number in (0, 1], are "
-            "allowed"
-        )
-    gate = _Gate(judged, ngram, threshold)
-    return tuple(leak for row in train for leak in gate.leaks_of(row))
+    return LeakGate(judged, ngram=ngram, threshold=threshold).find(train)
 
 
 def check_leaks(
@@ -132,10 +126,23 @@ class _Item:
     words: tuple[str, ...]
 
 
-class _Gate:
-    """The judged rows, indexed, so that training rows pass by one at a time."""
+class LeakGate:
+    """The judged rows, indexed once, so that training rows can pass by as they come.
 
-    def __init__(self, judged: Mapping[str, Dataset], ngram: int, threshold: float) -> None:
+    Args:
+        judged, ngram, threshold: As for `find_leaks`.
+    Raises:
+        DatasetError: ngram or threshold is outside its range.
+    """
+
+    def __init__(
+        self, judged: Mapping[str, Dataset], *, ngram: int = NGRAM, threshold: float = THRESHOLD
+    ) -> None:
+        if ngram < 2 or not 0 < threshold <= 1:
+            raise DatasetError(
+                f"ngram is {ngram} and threshold {threshold}; a whole number from 2, and a number in (0, 1], "
+                "are allowed"
+            )
         self._ngram = ngram
         self._items = [_item(row, split) for split, dataset in judged.items() for row in dataset]
         self._template = _template_grams(self._items, ngram)
@@ -151,7 +158,11 @@ class _Gate:
             [character_grams(core) if core else frozenset() for core in self._cores], threshold=threshold
         )
 
-    def leaks_of(self, row: Row) -> Iterator[Leak]:
+    def find(self, rows: Iterable[Row]) -> tuple[Leak, ...]:
+        """Return every pair of a training row and a judged row that are tied, each pair once."""
+        return tuple(leak for row in rows for leak in self._leaks_of(row))
+
+    def _leaks_of(self, row: Row) -> Iterator[Leak]:
         item = _item(row, "train")
         found: dict[int, tuple[LeakKind, float]] = {}
         for index in self._by_text.get(item.text, ()):

@@ -29,6 +29,7 @@ BaseUrl = Annotated[
     str | None, typer.Option(help="Address of the endpoint, such as http://localhost:8000/v1.")
 ]
 KeyEnv = Annotated[str | None, typer.Option("--api-key-env", help="Environment variable that holds the key.")]
+Timeout = Annotated[float, typer.Option("--timeout-s", min=1, help="Seconds for one reply.")]
 MaxCalls = Annotated[int, typer.Option(min=1, help="Calls that the job may make.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens that the job may take, read and written.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Batches asked at once.")]
@@ -52,6 +53,7 @@ def generate(
     model: Model = "",
     base_url: BaseUrl = None,
     api_key_env: KeyEnv = None,
+    timeout_s: Timeout = 600.0,
     max_calls: MaxCalls = _CALLS,
     max_tokens: MaxTokens = _TOKENS,
     concurrency: Concurrency = 4,
@@ -65,7 +67,7 @@ def generate(
     request = generate_request(
         Workspace.find(where), n=n, batch_size=batch_size, concurrency=concurrency, output=output
     )
-    asked = _open_teacher(teacher, model, base_url, api_key_env)
+    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
     _make(request, asked, _caps(max_calls, max_tokens), as_json)
 
 
@@ -77,6 +79,7 @@ def patch(
     model: Model = "",
     base_url: BaseUrl = None,
     api_key_env: KeyEnv = None,
+    timeout_s: Timeout = 600.0,
     max_calls: MaxCalls = _CALLS,
     max_tokens: MaxTokens = _TOKENS,
     concurrency: Concurrency = 4,
@@ -90,7 +93,7 @@ def patch(
     request = patch_request(
         Workspace.find(where), description, n=n, batch_size=batch_size, concurrency=concurrency, output=output
     )
-    asked = _open_teacher(teacher, model, base_url, api_key_env)
+    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
     _make(request, asked, _caps(max_calls, max_tokens), as_json)
 
 
@@ -103,6 +106,7 @@ def augment(
     model: Model = "",
     base_url: BaseUrl = None,
     api_key_env: KeyEnv = None,
+    timeout_s: Timeout = 600.0,
     max_calls: MaxCalls = _CALLS,
     max_tokens: MaxTokens = _TOKENS,
     concurrency: Concurrency = 4,
@@ -116,7 +120,7 @@ def augment(
     request = augment_request(
         Workspace.find(where), n=n, batch_size=batch_size, concurrency=concurrency, output=output
     )
-    asked = _open_teacher(teacher, model, base_url, api_key_env)
+    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
     _make(request, asked, _caps(max_calls, max_tokens), as_json)
 
 
@@ -133,6 +137,7 @@ def audit(
     model: Model = "",
     base_url: BaseUrl = None,
     api_key_env: KeyEnv = None,
+    timeout_s: Timeout = 600.0,
     max_calls: MaxCalls = _CALLS,
     max_tokens: MaxTokens = _TOKENS,
     concurrency: Concurrency = 4,
@@ -148,7 +153,7 @@ def audit(
     least = check_severity(min_severity)
     if fix:
         choose_target(workspace, workspace.load_task(), None).check_free()
-    asked = _open_teacher(teacher, model, base_url, api_key_env)
+    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
     with _shown_progress("reviewing", as_json) as show:
         found = audit_rows(
             workspace,
@@ -182,10 +187,12 @@ def clean(
         CONSOLE.print(f"the rows taken out are kept in {cleaned.log}", markup=False, soft_wrap=True)
 
 
-def _open_teacher(kind: str, model: str, base_url: str | None, api_key_env: str | None) -> Teacher:
+def _open_teacher(
+    kind: str, model: str, base_url: str | None, api_key_env: str | None, timeout_s: float
+) -> Teacher:
     from agent.teachers.registry import TeacherChoice, open_teacher
 
-    return open_teacher(TeacherChoice(kind, model, base_url, api_key_env))
+    return open_teacher(TeacherChoice(kind, model, base_url, api_key_env, timeout_s))
 
 
 def _caps(max_calls: int, max_tokens: int) -> Caps:

@@ -28,7 +28,8 @@ from tools.workspace import Workspace
 __all__ = ["Audit", "audit_rows"]
 
 _FAILED_IN_A_ROW: Final = 3
-_REPLY_TOKENS: Final = (1024, 16_000)
+_REPLY_TOKENS: Final = (4096, 16_000)
+"""At least, for a model that thinks first, and at most, for one that does not stop."""
 _NO_REVIEW: Final = "the teacher, asked twice, gave no usable review of them"
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from tools.dataset import Dataset, load_dataset
 from tools.errors import ScorerError
 from tools.evaluation.scorers import Scorer, get_scorer, is_forbidden
-from tools.leakage import Leak, find_leaks
+from tools.leakage import Leak, LeakGate
 from tools.rows import Row
 from tools.task import JUDGED_SPLITS, Task
 from tools.wording import fold_words, squeeze_words
@@ -48,11 +48,11 @@ class RowGate:
     """
 
     def __init__(
-        self, scorer: Scorer, forbidden: Sequence[str], judged: Mapping[str, Dataset], known: Iterable[Row]
+        self, scorer: Scorer, forbidden: Sequence[str], leak_gate: LeakGate, known: Iterable[Row]
     ) -> None:
         self._scorer = scorer
         self._forbidden = tuple(forbidden)
-        self._judged = judged
+        self._leak_gate = leak_gate
         self._known = {prompt_key(row) for row in known}
 
     def admit(self, rows: Sequence[Row]) -> Admission:
@@ -67,7 +67,7 @@ class RowGate:
                 left.append(row)
             else:
                 refusals.append(refusal)
-        leaks = find_leaks(_dataset(left), self._judged) if left else ()
+        leaks = self._leak_gate.find(left)
         tied = {leak.train_id: leak for leak in leaks}
         refusals += [Refusal(leak.train_id, "leak", leak_words(leak)) for leak in tied.values()]
         admitted = tuple(row for row in left if row.id not in tied)
@@ -100,7 +100,7 @@ def open_gate(workspace: Workspace, task: Task, known: Iterable[Row]) -> RowGate
         ignore=task.scorer.ignore,
         scorer_file=workspace.inside("scorer.py") if custom else None,
     )
-    return RowGate(scorer, task.forbidden_outputs, load_judged(workspace, task), known)
+    return RowGate(scorer, task.forbidden_outputs, LeakGate(load_judged(workspace, task)), known)
 
 
 def load_judged(workspace: Workspace, task: Task) -> dict[str, Dataset]:
@@ -116,7 +116,7 @@ def has_rows(path: Path) -> bool:
 
 def tied_ids(rows: Sequence[Row], judged: Mapping[str, Dataset]) -> dict[str, Leak]:
     """Return the leak of each row that is tied to a judged one, by the row's id."""
-    return {leak.train_id: leak for leak in find_leaks(_dataset(rows), judged)} if rows else {}
+    return {leak.train_id: leak for leak in LeakGate(judged).find(rows)} if rows else {}
 
 
 def prompt_key(row: Row) -> str:
@@ -128,7 +128,3 @@ def prompt_key(row: Row) -> str:
 def leak_words(leak: Leak) -> str:
     """Return a leak in words that give none of the judged row away."""
     return f"{leak.kind} of a row of {leak.split}"
-
-
-def _dataset(rows: Sequence[Row]) -> Dataset:
-    return Dataset(Path("new rows"), tuple(rows), "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from agent.data_work.gate import has_rows, load_judged, tied_ids
 from agent.data_work.origin import is_generated
 from tools.dataset import load_dataset
+from tools.errors import TaskError
 from tools.files import digest_json
 from tools.rows import Row
 from tools.task import Task
@@ -48,6 +48,9 @@ def read_materials(workspace: Workspace, task: Task) -> Materials:
 
     Rows that are tied to a judged split are no seeds: a teacher must not see judged text, and
     rows made by a teacher are none either, or mistakes would breed.
+
+    Raises:
+        TaskError: a document leads out of the workspace, or is no UTF-8.
     """
     prompt_file = workspace.load_recipe().system_prompt_file
     rows = [row for row in _train_rows(workspace, task) if not is_generated(row)]
@@ -55,9 +58,9 @@ def read_materials(workspace: Workspace, task: Task) -> Materials:
     tied = tied_ids(rows, load_judged(workspace, task))
     return Materials(
         task=task,
-        mission=_read(workspace.root / "mission.md"),
-        background=_read(workspace.root / "BACKGROUND.md"),
-        system_prompt=_read(workspace.inside(prompt_file)) if prompt_file else "",
+        mission=_read(workspace, "mission.md"),
+        background=_read(workspace, "BACKGROUND.md"),
+        system_prompt=_read(workspace, prompt_file) if prompt_file else "",
         seeds=tuple(row for row in rows if row.id not in tied),
     )
 
@@ -73,5 +76,10 @@ def _train_rows(workspace: Workspace, task: Task) -> tuple[Row, ...]:
     return load_dataset(path).rows if has_rows(path) else ()
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+def _read(workspace: Workspace, name: str) -> str:
+    # A link out of the workspace would send somebody's other files to the teacher.
+    path = workspace.inside(name)
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except UnicodeDecodeError as err:
+        raise TaskError(f"{path} is not UTF-8 at byte {err.start}; save it as UTF-8") from err

@@ -33,7 +33,8 @@ __all__ = ["make_rows"]
 _FAILED_IN_A_ROW: Final = 3
 _FRUITLESS_IN_A_ROW: Final = 3
 _LEAST_ASKED: Final = 5
-_REPLY_TOKENS: Final = (1024, 16_000)
+_REPLY_TOKENS: Final = (4096, 16_000)
+"""At least, for a model that thinks first, and at most, for one that does not stop."""
 
 
 def make_rows(

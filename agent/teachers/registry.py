@@ -27,7 +27,7 @@ class TeacherChoice:
     model: str
     base_url: str | None = None
     api_key_env: str | None = None
-    timeout_s: float = 120.0
+    timeout_s: float = 600.0
 
 
 def open_teacher(choice: TeacherChoice) -> Teacher:
