@@ -99,15 +99,15 @@ def first_incumbent(record: IterationRecord) -> Incumbent:
     return Incumbent(recipe=BASE.to_dict(), trials=trials, since=ITERATION, locks=LOCKS, start_trials=trials)
 
 
-def make_baked(root: Path, *iterations: str) -> Baked:
-    """Write a workspace, commit it on main, and bake."""
+def make_baked(root: Path, *iterations: str, top: Path | None = None) -> Baked:
+    """Write a workspace, commit it on main, and bake; the repository is top, or the workspace itself."""
     root.mkdir(parents=True)
     bakeoff = build_bakeoff(root)
     (root / "task.yaml").write_text(dump_yaml(TASK.model_dump(mode="json")), encoding="utf-8")
     BASE.to_yaml(root / "recipe.yaml")
     (root / ".gitignore").write_text(".bakehouse/\n", encoding="utf-8")
     for arguments in (
-        ("init", "-q", "-b", "main"),
+        ("init", "-q", "-b", "main", str(top or root)),
         ("config", "user.name", "Ada Lovelace"),
         ("config", "user.email", "ada@example.org"),
         ("add", "--", "task.yaml", "recipe.yaml", ".gitignore"),

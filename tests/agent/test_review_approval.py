@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.review.approval import Approval, approve, plan_approval
-from agent.review.commits import open_branch, pending_commits
+from agent.review.commits import find_iteration, open_branch, pending_commits
+from agent.review.details import read_details
 from agent.review.rejection import reject
 from tests.agent.review_sample import BRANCH, Baked, make_baked
 from tests.bakeoff_sample import TASK
@@ -237,3 +238,23 @@ def test_a_terminal_is_asked_and_may_say_no(baked: Baked) -> None:
     assert done.returncode == 1
     assert "Merge i0001" in done.stderr + done.stdout
     assert pending(baked) == ["i0001", "i0002"]
+
+
+def test_a_workspace_in_a_folder_of_its_repository_is_reviewed_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolate_git(monkeypatch)
+    root = tmp_path / "a repository" / "models" / "router"
+    baked = make_baked(root, "i0001", "i0002", top=tmp_path / "a repository")
+    branch = open_branch(find_repo(root), TASK)
+    details = read_details(baked.workspace, branch, find_iteration(branch, "i0001"))
+    assert "lora_rank 16 -> 32" in details.recipe_changes
+    assert Path(details.report).is_file()
+    assert reject(baked.workspace, "i0002", "too slow to serve").restored is not None
+    (root / "PLAN.md").write_text("mine")
+    with pytest.raises(RepoError, match=r"models/router/PLAN\.md"):
+        approved(baked)
+    (root / "PLAN.md").unlink()
+    assert approved(baked).merged == ("i0001", "i0002", "reject-i0002")
+    assert (root / "lineage" / "reviews.jsonl").is_file()
+    assert baked.git("status", "--porcelain") == ""
