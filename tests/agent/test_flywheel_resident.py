@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,8 +16,9 @@ import pytest
 from agent.flywheel import run_flywheel
 from agent.planners.fixed import FixedPlanner
 from agent.progress import Event
-from tests.agent.bench import make_workspace, write_base, write_plan
+from tests.agent.bench import make_workspace, run_here, write_base, write_plan
 from tools.child import child_environment
+from tools.hardware import Hardware
 from tools.lineage import LineageStore
 from tools.workspace import Workspace
 
@@ -87,3 +89,43 @@ def test_a_killed_flywheel_leaves_nothing_running_and_the_next_loads_the_base_on
     assert not [
         process for process in psutil.Process().children(recursive=True) if "--resident" in process.cmdline()
     ]
+
+
+class Holding:
+    """A worker that takes up the machine's memory from its first specification on."""
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.step = ""
+        self.released_in: list[str] = []
+
+    def __call__(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
+        self.holds = True
+        return run_here(spec, spec_path=spec_path, log_path=log_path)
+
+    def release(self) -> None:
+        self.holds = False
+        self.released_in.append(self.step)
+
+    def note(self, event: Event) -> None:
+        self.step = event.step
+
+    def look_at_machine(self) -> Hardware:
+        available = 0 if self.holds else 64 * 2**30
+        return Hardware("cpu", "a small machine", 64 * 2**30, available, cores=1, bf16=False)
+
+
+def test_the_base_is_let_go_where_its_memory_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "w"
+    root.mkdir()
+    workspace = make_workspace(root, write_base(tmp_path / "base model"), seeds=[17])
+    (root / "data" / "probe.jsonl").write_text('{"qid": "q", "category": "c", "question": "say 1"}\n')
+    worker = Holding()
+    monkeypatch.setattr("tools.hardware.fit.detect", worker.look_at_machine)
+    planner = FixedPlanner(write_plan(tmp_path / "plan.yaml", {"learning_rate": 2e-4}))
+    result = run_flywheel(workspace, planner=planner, iterations=1, run_worker=worker, notify=worker.note)
+    # The worker's own memory is no reason to refuse a recipe, and a probe needs it.
+    assert result.records[0].candidates[0].rejected is None
+    assert worker.released_in == ["validate", "probe"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -181,10 +179,7 @@ def test_each_spec_has_its_own_log_and_its_lock(engine, spec, tmp_path):
 
         def look(_: float, lock: Path = lock) -> None:
             for worker in workers_of(engine):
-                # Files that it closes meanwhile are not looked for.
-                with contextlib.suppress(FileNotFoundError):
-                    open_files = (Path("/proc") / str(worker.pid) / "fd").iterdir()
-                    kept.append(str(lock) in {os.readlink(file) for file in open_files})
+                kept.append(str(lock) in {file.path for file in worker.open_files()})
 
         engine(asked, **paths(asked), on_poll=look)
         with held(lock, what="the spec"):
