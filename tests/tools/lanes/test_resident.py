@@ -178,8 +178,9 @@ def test_each_spec_has_its_own_log_and_its_lock(engine, spec, tmp_path):
         asked = spec(name, max_steps=40)
 
         def look(_: float, lock: Path = lock) -> None:
-            for worker in workers_of(engine):
-                kept.append(str(lock) in {file.path for file in worker.open_files()})
+            kept.extend(
+                str(lock) in {file.path for file in worker.open_files()} for worker in workers_of(engine)
+            )
 
         engine(asked, **paths(asked), on_poll=look)
         with held(lock, what="the spec"):
