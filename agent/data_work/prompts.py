@@ -28,7 +28,8 @@ _DATA_RULE = (
 _ROW_FORMAT = (
     "Reply with one JSON array and nothing else. Each element is an object with the keys `user` (what a "
     "user says, a string) and `assistant` (the right answer: a string, or the JSON object itself where "
-    "the answer is one). Give neither ids nor a system turn."
+    "the answer is one), and `tags` (short words, a list) where the background names tags. Give neither "
+    "ids nor a system turn."
 )
 _AUDIT_FORMAT = (
     "Reply with one JSON array and nothing else: an object for every row you were given, with the keys "

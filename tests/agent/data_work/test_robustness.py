@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from agent.teachers.meter import Caps, Meter, Spent
 from agent.teachers.registry import TeacherChoice, open_teacher
 from tests.agent.data_work.desk import ask_teacher, good_answer, good_items, train_rows
 from tests.agent.data_work.teacher_server import Asked, Says, TeacherServer
-from tools.errors import BudgetError, MissingExtraError, TeacherError
+from tools.errors import BudgetError, MissingExtraError, TaskError, TeacherError
 from tools.journal import Journal
 from tools.workspace import Workspace
 
@@ -144,6 +145,38 @@ def test_without_its_package_claude_is_refused_with_the_extra_to_install(
         open_teacher(TeacherChoice("claude", "m"))
 
 
+def test_a_model_that_refuses_the_old_name_of_the_limit_is_given_the_new_one(
+    desk: Workspace, server: TeacherServer
+) -> None:
+    def newer(asked: Asked) -> Says:
+        if "max_tokens" in asked.body:
+            return Says("Unsupported parameter; use 'max_completion_tokens' instead.", status=400)
+        return good_answer(asked)
+
+    server.answer = newer
+    assert generate(desk, server, n=5).added == 5
+    assert [asked.body.get("max_completion_tokens") for asked in server.asked] == [None, 4096]
+
+
+@pytest.mark.parametrize("name", ["BACKGROUND.md", "mission.md", "system_prompt.md"])
+def test_a_document_that_leads_out_of_the_workspace_is_not_sent(
+    name: str, desk: Workspace, server: TeacherServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "id_ed25519"
+    secret.write_text("a private matter", encoding="utf-8")
+    (desk.root / name).unlink()
+    (desk.root / name).symlink_to(secret)
+    with pytest.raises(TaskError, match="leaves the workspace"):
+        generate(desk, server)
+    assert server.asked == []
+
+
+def test_a_document_in_another_encoding_is_named(desk: Workspace, server: TeacherServer) -> None:
+    (desk.root / "BACKGROUND.md").write_bytes("Höhe".encode("latin-1"))
+    with pytest.raises(TaskError, match=r"BACKGROUND\.md is not UTF-8"):
+        generate(desk, server)
+
+
 # Claude, through the real package.
 
 
@@ -237,14 +270,10 @@ def test_a_cap_below_one_is_refused(caps: dict[str, int]) -> None:
 
 
 def start_child(desk: Workspace, server: TeacherServer, n: int) -> subprocess.Popen[bytes]:
-    code = (
-        "import sys; from agent.cli.data_commands import generate; import typer; "
-        "app = typer.Typer(); app.command()(generate); app()"
-    )
     arguments = ["--n", str(n), "--batch-size", "5", "--concurrency", "2", "--teacher", "openai"]
     where = ["--base-url", f"{server.url}/v1", "--model", "tiny-teacher", "--workspace", str(desk.root)]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *arguments, *where, "--json"],
+        [sys.executable, "-P", "-m", "agent", "generate", *arguments, *where, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=desk.root,
@@ -286,6 +315,41 @@ def test_a_kill_loses_the_batches_in_flight_and_nothing_else(desk: Workspace, se
     assert len(rows) == 44
     assert len({row["id"] for row in rows}) == len({row["messages"][0]["content"] for row in rows}) == 44
     assert only_log(desk).stem == made["job_id"]
+
+
+def test_kills_at_any_moment_end_in_the_same_rows(desk: Workspace, server: TeacherServer) -> None:
+    chance = random.Random(7)
+    server.answer = lambda asked: Says(json.dumps(good_items(asked)), delay_s=chance.uniform(0.0, 0.05))
+    before = (desk.root / "data" / "train.jsonl").read_bytes()
+    for _ in range(4):
+        child = start_child(desk, server, n=300)
+        target = len(server.asked) + chance.randrange(1, 9)
+        wait_for(lambda goal=target: len(server.asked) >= goal)  # type: ignore[misc]
+        time.sleep(chance.uniform(0.0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        assert (desk.root / "data" / "train.jsonl").read_bytes() == before
+    child = start_child(desk, server, n=300)
+    printed, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
+    made = json.loads(printed)
+    assert (made["added"], made["refused"]) == (300, {})
+    texts = [row["messages"][0]["content"] for row in train_rows(desk)]
+    assert len(texts) == len(set(texts)) == 304
+    # Every debit is on disk before its call, so none of them was forgotten by a kill.
+    assert len(server.asked) <= made["calls"] <= len(server.asked) + 8
+
+
+def test_an_interrupt_does_not_wait_for_calls(desk: Workspace, server: TeacherServer) -> None:
+    server.answer = lambda asked: Says(json.dumps(good_items(asked)), delay_s=30.0 * (asked.number > 1))
+    child = start_child(desk, server, n=40)
+    wait_for(lambda: len(server.asked) == 3)
+    started = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    assert child.returncode != 0
+    assert time.monotonic() - started < 10
+    assert list(JobLog(only_log(desk), clock=str).batches) == [1]
 
 
 def test_a_kill_between_the_write_and_its_note_adds_nothing_twice(

@@ -152,6 +152,29 @@ def test_a_row_that_teaches_nothing_good_is_refused(
     load_dataset(desk.root / "data" / "train.jsonl")
 
 
+def test_answers_pass_the_scorer_that_the_task_names(tmp_path: Path, server: TeacherServer) -> None:
+    told = [
+        {"user": "what is the capital of France?", "assistant": "Paris"},
+        {"user": "name a colour", "assistant": {"colour": "red"}},
+        {"user": "stop everything", "assistant": "[1]"},
+    ]
+    server.answer = items(*told)
+    scorer = "def score(expected, actual):\n    return 0.5 if '[' in expected else 1.0\n"
+    taken = {"exact": 3, "json": 1, "custom": 2}
+    for name, count in taken.items():
+        desk = make_desk(tmp_path / name, scorer={"name": name})
+        (desk.root / "scorer.py").write_text(scorer, encoding="utf-8")
+        made = generate(desk, server, n=3)
+        assert (made.added, made.refused.get("scorer", 0) > 0) == (count, count < 3), name
+
+
+def test_a_conversation_of_several_turns_can_be_made(desk: Workspace, server: TeacherServer) -> None:
+    turns = [*pair("climb ten metres higher", "ascend")["messages"], *pair("and back", "descend")["messages"]]
+    server.answer = items({"messages": turns})
+    assert generate(desk, server, n=1).added == 1
+    assert [turn["role"] for turn in train_rows(desk)[-1]["messages"]] == ["user", "assistant"] * 2
+
+
 def test_a_teacher_that_repeats_itself_is_given_up(desk: Workspace, server: TeacherServer) -> None:
     server.answer = items({"user": "always the same words", "assistant": {"cmd": "land"}})
     made = generate(desk, server, n=50)
