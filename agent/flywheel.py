@@ -19,6 +19,7 @@ from agent.planners.registry import open_planner
 from agent.progress import Event
 from agent.publishing import INCUMBENT_FILE
 from agent.records import IterationRecord
+from agent.runs import enter_run, leave_run
 from agent.trials import RunWorker, TrialRunner, new_trial, opened_worker
 from agent.validation import check_data, check_recipe
 from tools.clock import Clock, utc_now
@@ -55,7 +56,8 @@ def run_flywheel(
 ) -> FlywheelResult:
     """Run bakeoffs on a workspace and commit each on the branch `bakehouse/<task>`.
 
-    An iteration that was cut off is finished first. The user's own branch, index and working
+    An iteration that was cut off is finished first, and of a run that was cut off only the
+    iterations that it lacks are run. The user's own branch, index and working
     tree are never touched.
 
     Args:
@@ -72,7 +74,10 @@ def run_flywheel(
         opened_worker(run_worker) as worker,
     ):
         bench = open_bench(workspace, planner, worker, clock, heartbeat.watched(notify))
-        result = _turn(bench, iterations or bench.task.bakeoff.iterations, heartbeat)
+        wanted = iterations or bench.task.bakeoff.iterations
+        run = enter_run(bench.journal, wanted)
+        result = _turn(bench, wanted - run.n_done, heartbeat)
+        leave_run(bench.journal, run)
         heartbeat.end(result.reason if result.stopped_by in ("planner", "error storm") else None)
         return result
 
