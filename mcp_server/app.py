@@ -21,6 +21,7 @@ from mcp_server.owned_jobs import OwnedJobs
 from mcp_server.prompts import add_prompts
 from mcp_server.resources import add_resources
 from mcp_server.settings import Settings
+from mcp_server.tasks_extension import STARTERS, TasksExtension
 from mcp_server.workspaces import Confined
 
 INSTRUCTIONS: Final = (
@@ -47,6 +48,7 @@ def build_server(
     auth: AuthSettings | None = None,
     extensions: Sequence[Extension] = (),
     extra_tools: Sequence[Tool] = (),
+    extra_starters: Sequence[str] = (),
 ) -> MCPServer[Any]:
     """Return a server that is ready to be run on any transport.
 
@@ -54,8 +56,9 @@ def build_server(
         settings: What the operator decided.
         token_verifier: Knows the tokens of an HTTP server; needs auth beside it.
         auth: The SDK's settings for token_verifier.
-        extensions: Served beside the rest.
+        extensions: Served beside the tasks extension.
         extra_tools: Served beside the toolset; for tests of the protocol.
+        extra_starters: Those of extra_tools that start a job.
     """
     house = Confined(settings)
     jobs = OwnedJobs(house)
@@ -69,7 +72,7 @@ def build_server(
         tools=[*(tools[name] for name in settings.enabled), *extra_tools],
         subscriptions=watch.bus,
         lifespan=watch.lifespan,
-        extensions=list(extensions),
+        extensions=[TasksExtension(jobs, starters={*STARTERS, *extra_starters}), *extensions],
         token_verifier=token_verifier,
         auth=auth,
         log_level="WARNING",

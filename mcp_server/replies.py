@@ -39,10 +39,11 @@ class Validated(Reply):
 
 
 class Started(Reply):
-    """A job that is on disk by now."""
+    """A job that is on disk by now; with its result where the client waited for it as a task."""
 
     job_id: str
     status: JobStatus
+    result: str | None = None
     next: str
 
 
