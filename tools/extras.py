@@ -9,7 +9,10 @@ from tools.errors import MissingExtraError
 
 __all__ = ["EXTRAS", "require_extra"]
 
-EXTRAS: Final = {"train": ("torch", "transformers", "peft", "safetensors", "gguf")}
+EXTRAS: Final = {
+    "train": ("torch", "transformers", "peft", "safetensors", "gguf"),
+    "anthropic": ("anthropic",),
+}
 """What must be importable for an extra to count as installed."""
 
 

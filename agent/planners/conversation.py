@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tools.errors import PlannerOutageError
 
 if TYPE_CHECKING:
     import anthropic
+    from anthropic.lib.streaming import BetaMessageStream
     from anthropic.lib.tools import BetaFunctionTool
     from anthropic.types.beta import BetaMessage
 
@@ -50,6 +52,8 @@ class Conversation:
     usage: PlannerUsage = field(default_factory=PlannerUsage)
     nudges: list[str] = field(default_factory=list)
     """Why a turn ended without a plan."""
+    said: str = ""
+    """The text of the last reply."""
 
     def run(self, prompt: PlannerPrompt) -> None:
         """Hold the conversation; what came of it is on the desk.
@@ -63,7 +67,7 @@ class Conversation:
             why = self.nudges[-1] if self.nudges else "the replies were used up"
             ask = f"You have not handed in a usable plan ({why}). Call {SUBMIT} now; nothing else is read."
             ask = "\n".join([ask, *(f"- refused before: {refusal}" for refusal in self.desk.refusals[:20])])
-            messages = [_user(prompt.state), _assistant("(thinking)"), _user(ask)]
+            messages = [_user(prompt.state), _assistant(self.said or "I looked things up."), _user(ask)]
             left = self.turns - self.usage.turns
             self._rounds(messages, prompt.head, max(1, min(2, left)), is_last=True)
 
@@ -78,7 +82,8 @@ class Conversation:
                 self._run_tools(messages, head, turns, is_last=is_last)
         except PlannerOutageError:
             raise
-        except (AnthropicError, httpx2.HTTPError, *_BROKEN_REPLY) as err:
+        except (AnthropicError, httpx2.HTTPError, httpx2.StreamError, *_BROKEN_REPLY) as err:
+            self._check_time()
             raise PlannerOutageError(f"{self.model}: {_safe(err)}") from err
 
     def _run_tools(self, messages: list[Any], head: str, turns: int, *, is_last: bool) -> None:
@@ -97,9 +102,7 @@ class Conversation:
             max_iterations=turns,
         )
         for stream in runner:
-            for _ in stream:
-                self._check_time()
-            message = stream.get_final_message()
+            message = self._read(stream)
             self._meter(message)
             self._look_at(message)
             # Runs the tools of this reply, so that no further turn is paid for once the plan is in.
@@ -109,6 +112,21 @@ class Conversation:
                 runner.close()
                 return
 
+    def _read(self, stream: BetaMessageStream[Any]) -> BetaMessage:
+        """Read a reply to its end, or to the end of the time."""
+        # The SDK keeps pings to itself, so a server that only pings would never be seen here.
+        watch = threading.Timer(max(0.0, self.deadline - self.clock()), stream.close)
+        watch.daemon = True
+        watch.start()
+        try:
+            for _ in stream:
+                self._check_time()
+        finally:
+            watch.cancel()
+        self._check_time()
+        message: BetaMessage = stream.get_final_message()
+        return message
+
     def _look_at(self, message: BetaMessage) -> None:
         known = {tool.name for tool in self.tools}
         for block in message.content:
@@ -116,6 +134,8 @@ class Conversation:
                 self.desk.refusals.append(f"there is no tool {cut(block.name, 80)!r}")
         if message.stop_reason == "refusal":
             raise PlannerOutageError(f"{self.model} declined to answer")
+        texts = [block.text for block in message.content if block.type == "text"]
+        self.said = cut("\n".join(texts).strip(), 4000)
         if message.stop_reason != "tool_use":
             self.nudges.append(f"the reply ended with {message.stop_reason}")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from tools.errors import MissingExtraError, PlannerError
+from tools.errors import PlannerError
+from tools.extras import require_extra
 
 if TYPE_CHECKING:
     import anthropic
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["MessagesServer", "check_server", "open_client"]
 
 _NO_KEY: Final = "no-key-needed"
-_LONGEST_WAIT_S: Final = 120.0
+_LONGEST_WAIT_S: Final = 60.0
 _KEYS: Final = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 
@@ -49,11 +49,7 @@ def check_server(server: MessagesServer) -> None:
         MissingExtraError: the SDK is not installed.
         PlannerError: a key is needed and the environment holds none.
     """
-    if find_spec("anthropic") is None:
-        raise MissingExtraError(
-            "the planner 'claude' needs the package anthropic; install the extra `anthropic`: "
-            "pip install 'bakehouse[anthropic]'"
-        )
+    require_extra("anthropic", purpose="the planner 'claude'")
     if server.sends_key and not any(os.environ.get(name, "").strip() for name in _KEYS):
         raise PlannerError(
             f"the planner 'claude' needs a key: set {_KEYS[0]}, or name a server that needs none in "

@@ -34,4 +34,5 @@ def cut(text: str, limit: int) -> str:
 
 
 def _without_tags(text: str) -> str:
-    return text.replace("<", "\\u003c")
+    # Half a surrogate pair, which JSON may hold, cannot be sent.
+    return text.replace("<", "\\u003c").encode("utf-8", "backslashreplace").decode("utf-8")

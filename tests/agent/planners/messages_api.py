@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +34,8 @@ class Reply:
     """Send this kind of error in the middle of the stream."""
     raw: bytes | None = None
     """Send these bytes instead of a stream."""
+    pings: int = 0
+    """Send so many pings, one each hundredth of a second, before anything else."""
 
 
 def say(text: str, stop_reason: str = "end_turn") -> Reply:
@@ -130,6 +133,13 @@ def serve_messages(*script: Reply, repeats: bool = False) -> Iterator[MessagesAp
             if reply.raw is not None:
                 self.wfile.write(reply.raw)
                 return
+            with suppress(OSError):
+                for _ in range(reply.pings):
+                    self.wfile.write(b'event: ping\ndata: {"type": "ping"}\n\n')
+                    time.sleep(0.01)
+                self._send_events(reply)
+
+        def _send_events(self, reply: Reply) -> None:
             for number, event in enumerate(events(reply)):
                 if number == reply.cut_after:
                     return

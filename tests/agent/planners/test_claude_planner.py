@@ -365,6 +365,18 @@ def test_the_time_limit_ends_a_plan(make_context: Contexts) -> None:
             slow.plan(make_context(evidence=evidence()))
 
 
+def test_a_server_that_only_pings_is_left_at_the_time_limit(make_context: Contexts) -> None:
+    endless = Reply(submit({"learning_rate": 5e-4}).blocks, "tool_use", pings=1000)
+    with serve_messages(endless) as api, pytest.raises(PlannerOutageError, match="in the time it had"):
+        planner(api, time_limit_s=0.3).plan(make_context())
+
+
+def test_a_slow_start_is_waited_for(make_context: Contexts) -> None:
+    slow = Reply(submit({"learning_rate": 5e-4}).blocks, "tool_use", pings=20)
+    with serve_messages(slow) as api:
+        assert planner(api, time_limit_s=60).plan(make_context()).proposals
+
+
 def test_a_key_is_not_sent_to_an_address_that_a_file_names(
     make_context: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
