@@ -14,7 +14,13 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver.server import require_client_extension
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolRequestParams, CallToolResult, RequestParams
+from mcp_types import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    RequestParams,
+)
 from pydantic import Field
 
 from mcp_server.owned_jobs import OwnedJobs, tell
@@ -77,16 +83,16 @@ class TasksExtension(Extension):
         return {"resultType": "task", **_envelope(place, job)}
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
-        require_client_extension(ctx, IDENTIFIER)
+        _check_request(ctx, params)
         return await run_sync(self._task, params.task_id)
 
     async def _update(self, ctx: ServerRequestContext[Any, Any], params: UpdateParams) -> HandlerResult:
-        require_client_extension(ctx, IDENTIFIER)
+        _check_request(ctx, params)
         await run_sync(self._find, params.task_id)
         return {"resultType": "complete"}
 
     async def _cancel(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
-        require_client_extension(ctx, IDENTIFIER)
+        _check_request(ctx, params)
         place, job = await run_sync(self._find, params.task_id)
         # What is saved takes its time; the client sees the end by tasks/get.
         threading.Thread(target=cancel_job, args=(place.jobs_dir, job.id), daemon=True).start()
@@ -101,6 +107,14 @@ class TasksExtension(Extension):
     def _task(self, task_id: str) -> dict[str, Any]:
         place, job = self._find(task_id)
         return {"resultType": "complete", **_envelope(place, job), **_outcome(place, job)}
+
+
+def _check_request(ctx: ServerRequestContext[Any, Any], params: TaskParams) -> None:
+    """Refuse a client that does not know tasks, and over HTTP a routing header that names another task."""
+    require_client_extension(ctx, IDENTIFIER)
+    headers = getattr(ctx.request, "headers", None)
+    if headers is not None and headers.get("mcp-name") != params.task_id:
+        raise MCPError(code=HEADER_MISMATCH, message="the header Mcp-Name must hold the taskId")
 
 
 def _declares_tasks(ctx: ServerRequestContext[Any, Any]) -> bool:

@@ -10,7 +10,7 @@ import base64
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
@@ -20,6 +20,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import (
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     AudioContent,
+    CallToolResult,
     ClientCapabilities,
     CreateMessageRequest,
     CreateMessageRequestParams,
@@ -37,7 +38,10 @@ from mcp_types import (
 )
 
 from mcp_server.app import build_server
+from mcp_server.replies import Started, to_result
 from mcp_server.settings import Settings
+from tools.jobs import start_job
+from tools.workspace import Workspace
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SILENCE = base64.b64encode(
@@ -190,7 +194,31 @@ async def test_input_required_result_capabilities(
     return InputRequiredResult(input_requests=wanted) if wanted else text("nothing can be asked")
 
 
-def fixtures() -> list[Tool]:
+def greet(name: str) -> TextContent:
+    """Greet, at once."""
+    return text(f"Hello, {name}!")
+
+
+def computing(root: Path) -> list[Tool]:
+    """Return tools that start real jobs, which the tasks extension serves as tasks."""
+
+    def start(program: str) -> CallToolResult:
+        argv = [sys.executable, "-c", program]
+        job = start_job(Workspace(root).jobs_dir, "compute", argv, cwd=root)
+        return to_result(Started(job_id=job.id, status=job.status, next="poll"))
+
+    def slow_compute(seconds: float, label: str = "") -> Annotated[CallToolResult, Started]:
+        """Compute for some seconds."""
+        return start(f"import time; time.sleep({seconds})")
+
+    def failing_job() -> Annotated[CallToolResult, Started]:
+        """Fail."""
+        return start("raise SystemExit('this job fails')")
+
+    return [Tool.from_function(slow_compute), Tool.from_function(failing_job)]
+
+
+def fixtures(root: Path) -> list[Tool]:
     functions: list[Callable[..., Any]] = [
         test_simple_text,
         test_image_content,
@@ -212,7 +240,8 @@ def fixtures() -> list[Tool]:
         return ask("What is your name?", "name")
 
     return [
-        *(Tool.from_function(function) for function in functions),
+        *(Tool.from_function(function) for function in (*functions, greet)),
+        *computing(root),
         one_question("test_input_required_result_elicitation", "user_name", name),
         one_question("test_streaming_elicitation", "user_name", name),
         one_question(
@@ -281,7 +310,9 @@ def add_prompts(server: MCPServer[Any]) -> None:
 
 def main() -> None:
     root, port = Path(sys.argv[1]), int(sys.argv[2])
-    server = build_server(Settings(roots=(root,)), extra_tools=fixtures())
+    server = build_server(
+        Settings(roots=(root,)), extra_tools=fixtures(root), extra_starters=["slow_compute", "failing_job"]
+    )
     add_resources(server)
     add_prompts(server)
     app = server.streamable_http_app(host="127.0.0.1")
