@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from agent.heartbeat_files import HEARTBEAT_FILE
+from agent.incumbent import Incumbent
 from agent.records import IterationRecord, TrialRecord
 from tools.clock import Clock, utc_now
 from tools.errors import JobError, JournalError
@@ -48,7 +49,7 @@ class TrialView:
 
     trial_id: str
     state: str
-    """training, trained, scored, or how it failed."""
+    """training, trained, scored, smoke run, not finished, or how it failed."""
     step: int | None
     loss: float | None
     tokens_per_s: float | None
@@ -114,6 +115,8 @@ class Watcher:
         begun = [event.key for event in events if event.event == "iteration_begin"]
         mine = [event for event in events if begun and event.key == begun[-1]]
         now = self._clock()
+        steps = _steps(mine, now, running=holder is not None)
+        working = any(step.state == "running" for step in steps)
         return FlywheelView(
             at=now,
             task=self._task,
@@ -122,9 +125,9 @@ class Watcher:
             job=None if job is None else f"{job.id} {job.status}",
             iteration=begun[-1] if begun else None,
             accuracy=_number(beat.get("accuracy")),
-            error=_text(beat.get("error")) if state == "error" else None,
-            steps=_steps(mine, now, running=holder is not None),
-            trials=self._trials(begun[-1], mine) if begun else (),
+            error=_reason(job, beat) if state == "error" else None,
+            steps=steps,
+            trials=self._trials(begun[-1], mine, working) if begun else (),
             decisions=_decisions(events),
             problems=problems,
         )
@@ -142,27 +145,29 @@ class Watcher:
             return None
         return max(jobs, key=lambda job: job.id, default=None)
 
-    def _trials(self, iteration_id: str, events: Sequence[JournalEvent]) -> tuple[TrialView, ...]:
+    def _trials(
+        self, iteration_id: str, events: Sequence[JournalEvent], working: bool
+    ) -> tuple[TrialView, ...]:
         known = _known_trials(events)
         try:
             folders = {path.name for path in self._workspace.runs_dir.glob(f"{iteration_id}-*")}
         except OSError:
             folders = set()
-        return tuple(self._trial(name, known.get(name)) for name in sorted(folders | known.keys()))
+        return tuple(self._trial(name, known.get(name), working) for name in sorted(folders | known.keys()))
 
-    def _trial(self, trial_id: str, record: TrialRecord | None) -> TrialView:
+    def _trial(self, trial_id: str, record: TrialRecord | None, working: bool) -> TrialView:
         run_dir = self._workspace.runs_dir / trial_id / "runs-full"
         found = read_progress(run_dir)
         return TrialView(
             trial_id=trial_id,
-            state=_trial_state(record),
+            state=_trial_state(trial_id, record, working=working),
             step=found.step,
             loss=found.loss,
             tokens_per_s=found.tokens_per_s,
             mid_score=found.eval_score,
             dev=record.dev if record else None,
             selection=record.selection if record else None,
-            quiet_s=_age_s(run_dir / METRICS) if record is None else None,
+            quiet_s=_age_s(run_dir / METRICS) if record is None and working else None,
         )
 
 
@@ -172,10 +177,25 @@ def _run_state(held: bool, job: JobRecord | None, beat: dict[str, Any]) -> RunSt
     if job is not None and job.status in ("starting", "running"):
         # A detached flywheel holds the workspace only once it has loaded.
         return "starting"
+    if _failed_early(job, beat):
+        return "error"
     status = beat.get("status")
     if status == "running":
         return "cut off"
     return status if status in ("completed", "error") else "idle"
+
+
+def _failed_early(job: JobRecord | None, beat: dict[str, Any]) -> bool:
+    """Return whether the newest job failed before its flywheel could write a heartbeat."""
+    if job is None or job.status not in ("failed", "lost") or job.started_at is None:
+        return False
+    return (_text(beat.get("timestamp")) or "") < job.started_at
+
+
+def _reason(job: JobRecord | None, beat: dict[str, Any]) -> str | None:
+    if job is not None and _failed_early(job, beat):
+        return job.log_tail(3).strip() or job.error or f"its log is {job.log_path}"
+    return _text(beat.get("error"))
 
 
 def _steps(events: Iterable[JournalEvent], now: str, *, running: bool) -> tuple[StepView, ...]:
@@ -201,9 +221,13 @@ def _known_trials(events: Iterable[JournalEvent]) -> dict[str, TrialRecord]:
     """Return the trials as the last finished step left them."""
     known: dict[str, TrialRecord] = {}
     for event in events:
-        if event.event == "done" and event.step in _TRIAL_STEPS:
+        if event.event == "done" and event.step in ("start", *_TRIAL_STEPS):
+            result = event.data.get("result")
             try:
-                trials = _TRIALS.validate_python(event.data.get("result"))
+                measured = event.step == "start"
+                trials = (
+                    Incumbent.model_validate(result).trials if measured else _TRIALS.validate_python(result)
+                )
             except ValidationError:
                 # Written by another version; what lies in the run folders is still shown.
                 continue
@@ -211,9 +235,10 @@ def _known_trials(events: Iterable[JournalEvent]) -> dict[str, TrialRecord]:
     return known
 
 
-def _trial_state(record: TrialRecord | None) -> str:
+def _trial_state(trial_id: str, record: TrialRecord | None, *, working: bool) -> str:
     if record is None:
-        return "training"
+        kind = "smoke run" if "-smoke-" in trial_id else "training"
+        return kind if working or kind == "smoke run" else "not finished"
     if record.status == "failed":
         return f"failed: {record.error}"
     return "scored" if record.scored else "trained"

@@ -53,7 +53,8 @@ def flywheel(
     if as_json:
         print_json({"id": job.id, "status": job.status, "log": job.log_path})
     else:
-        CONSOLE.print(f"{job.id}: {job.status}; watch it with `bakehouse poll {job.id}`", markup=False)
+        told = f"{job.id}: {job.status}; `bakehouse watch` shows it, `bakehouse poll {job.id}` its log"
+        CONSOLE.print(told, markup=False, soft_wrap=True)
 
 
 def status(where: Where = Path("."), as_json: AsJson = False) -> None:

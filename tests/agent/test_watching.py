@@ -16,9 +16,12 @@ from rich.console import Console
 
 from agent.cli.watch_commands import render
 from agent.heartbeat_files import FlywheelHeartbeat
+from agent.launch import start_flywheel
 from agent.watching import FlywheelView, Watcher
+from tests.agent.review_sample import first_incumbent
 from tests.bakeoff_sample import TASK, Bakeoff, build_bakeoff
 from tools.errors import TrainError
+from tools.jobs import wait_job
 from tools.journal import Journal
 from tools.lock import hold_workspace
 from tools.yaml_text import dump_yaml
@@ -56,6 +59,8 @@ def begin(bakeoff: Bakeoff, times: Times) -> Journal:
         return {}
 
     log.run_step("plan", "i0003", plan)
+    incumbent = first_incumbent(bakeoff.record)
+    log.run_step("start", "i0003", lambda: incumbent.model_dump(mode="json"))
     FlywheelHeartbeat(bakeoff.workspace.state_dir, times).running("i0003", 0.52)
     return log
 
@@ -86,8 +91,11 @@ def test_a_running_step_shows_how_long_it_runs_and_how_far_its_trials_are(
     assert "flywheel" in view.holder
     assert [(s.name, s.state, s.wall_s) for s in view.steps] == [
         ("plan", "done", 120.0),
+        ("start", "done", 0.0),
         ("train", "running", 480.0),
     ]
+    states = {trial.trial_id: trial.state for trial in view.trials}
+    assert states["i0003-incumbent-s17"] == "scored"
     trial = next(t for t in view.trials if t.trial_id == "i0003-c1-s17")
     assert (trial.state, trial.step) == ("training", 90)
     assert trial.loss is not None
@@ -110,6 +118,7 @@ def test_a_killed_flywheel_is_told_from_a_running_one(bakeoff: Bakeoff, times: T
         file.write(json.dumps({**line, "key": "i0003", "attempt": 1}) + '\n{"seq": 9, "torn')
     view = Watcher(bakeoff.workspace, clock=times).look()
     assert view.state == "cut off"
+    assert {trial.state for trial in view.trials} == {"scored", "not finished"}
     assert [(s.name, s.state) for s in view.steps][-1] == ("train", "cut off")
     assert "torn" in view.problems[0]
 
@@ -126,6 +135,17 @@ def test_an_error_and_its_reason_are_shown(bakeoff: Bakeoff, times: Times) -> No
     view = Watcher(bakeoff.workspace, clock=times).look()
     assert (view.state, view.error) == ("error", "TrainError: the GPU is gone")
     assert view.steps[-1].error == "TrainError: the GPU is gone"
+
+
+def test_a_detached_flywheel_that_is_refused_at_once_shows_why(bakeoff: Bakeoff, times: Times) -> None:
+    FlywheelHeartbeat(bakeoff.workspace.state_dir, lambda: "2001-01-01T00:00:00Z").end()
+    missing = bakeoff.workspace.root / "no plan.yaml"
+    job = start_flywheel(bakeoff.workspace, plan_file=missing)
+    wait_job(bakeoff.workspace.jobs_dir, job.id, timeout_s=60)
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    assert view.state == "error"
+    assert view.error is not None
+    assert "no plan" in view.error
 
 
 def test_decisions_are_listed_and_a_foreign_record_is_passed_over(bakeoff: Bakeoff, times: Times) -> None:
