@@ -1,0 +1,288 @@
+"""Answering a file of prompts: ours beside transformers' own ways, in one run.
+
+    python benchmarks/generation.py                        the demo's rows on the cached demo model
+    python benchmarks/generation.py --adapter FOLDER       with an adapter that was trained
+    python benchmarks/generation.py --device cuda --model FOLDER --rows 400 --batch-size 64
+
+Everyone answers the same prompts greedily, with the same adapter, at most --batch-size rows at a
+time. Peers: peft on transformers' `generate`, fed batches of like length; the same on its
+continuous batching, where that runs. Before anything is timed, all answer the first rows in
+float32 and must give the same text. The runs take turns, so that a busy machine is hard on all.
+
+Without --model and without the demo's model in the cache, a tiny random model stands in: its
+times say little. Without --adapter, a random one does: its answers are as long as allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.chat import render_prompt  # noqa: E402
+from tools.dataset import load_dataset  # noqa: E402
+from tools.engine.adapter_files import load_adapter  # noqa: E402
+from tools.engine.base import load_base  # noqa: E402
+from tools.engine.generation import generate_answers, shared_length, stop_ids_of  # noqa: E402
+
+DEMO_MODEL = "smollm2-135m-instruct-q4_1"
+EXAMPLE = ROOT / "examples" / "drone-router"
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CHECKED_ROWS = 24
+PAGE_TOKENS = 32
+
+Prompts = list[tuple[int, ...]]
+Answering = Callable[[Prompts], list[list[int]]]
+"""Returns the generated tokens of every prompt, short of the one that ended the answer."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders share."""
+
+    model: str
+    adapter: str
+    device: torch.device
+    batch_size: int
+    max_new_tokens: int
+
+
+def ours(setting: Setting, dtype: str) -> Answering:
+    """Return this project's engine."""
+    base = load_base(setting.model, dtype, device=setting.device)
+    adapter = load_adapter(base.stack, setting.adapter, device=base.device, dtype=base.dtype)
+
+    def answer(prompts: Prompts) -> list[list[int]]:
+        answers = generate_answers(
+            base,
+            prompts,
+            adapter=adapter,
+            max_new_tokens=setting.max_new_tokens,
+            batch_size=setting.batch_size,
+        )
+        return [list(answer.token_ids) for answer in answers]
+
+    return answer
+
+
+def load_peft(setting: Setting, dtype: str) -> tuple[Any, list[int]]:
+    """Return the model with its adapter as peft loads it, and the tokens that end an answer."""
+    from peft import PeftModel
+
+    base = load_base(setting.model, dtype, device=setting.device)
+    return PeftModel.from_pretrained(base.model, setting.adapter).eval(), sorted(stop_ids_of(base))
+
+
+def peft_generate(setting: Setting, dtype: str) -> Answering:
+    """Return `generate` on batches of like length, padded on the left."""
+    model, stops = load_peft(setting, dtype)
+
+    def answer(prompts: Prompts) -> list[list[int]]:
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        said: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, len(order), setting.batch_size):
+            numbers = order[start : start + setting.batch_size]
+            width = len(prompts[numbers[0]])
+            pads = [width - len(prompts[i]) for i in numbers]
+            rows = [[0] * pad + list(prompts[i]) for pad, i in zip(pads, numbers, strict=True)]
+            mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+            out = model.generate(
+                input_ids=torch.tensor(rows, device=setting.device),
+                attention_mask=torch.tensor(mask, device=setting.device),
+                max_new_tokens=setting.max_new_tokens,
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=0,
+            )
+            for i, tokens in zip(numbers, out[:, width:].tolist(), strict=True):
+                said[i] = until_stop(tokens, stops)
+        return said
+
+    return answer
+
+
+def peft_continuous(setting: Setting, dtype: str) -> Answering:
+    """Return transformers' continuous batching."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    model, stops = load_peft(setting, dtype)
+    wanted = GenerationConfig(
+        max_new_tokens=setting.max_new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=0
+    )
+
+    def answer(prompts: Prompts) -> list[list[int]]:
+        # Left to itself it takes most of the machine's memory for its cache.
+        pages = 1 + (max(map(len, prompts)) + setting.max_new_tokens) // PAGE_TOKENS
+        limits = ContinuousBatchingConfig(
+            max_requests_per_batch=setting.batch_size,
+            page_size=PAGE_TOKENS,
+            num_blocks=setting.batch_size * (pages + 1),
+            max_batch_tokens=1024,
+        )
+        found = model.generate_batch(
+            inputs=[list(prompt) for prompt in prompts],
+            generation_config=wanted,
+            continuous_batching_config=limits,
+        )
+        if len(found) != len(prompts):
+            raise RuntimeError(f"{len(found)} answers came for {len(prompts)} prompts")
+        in_order = sorted(found, key=lambda name: int(name.rsplit("_", 1)[-1]))
+        return [until_stop(found[name].generated_tokens, stops) for name in in_order]
+
+    return answer
+
+
+CONTENDERS: dict[str, Callable[[Setting, str], Answering]] = {
+    "peft + generate": peft_generate,
+    "peft + continuous batching": peft_continuous,
+    "bakehouse": ours,
+}
+
+
+def until_stop(tokens: Sequence[int], stops: Sequence[int]) -> list[int]:
+    """Return the tokens before the first that ends an answer."""
+    return list(tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))])
+
+
+def check_same_text(setting: Setting, prompts: Prompts) -> dict[str, str]:
+    """Have everyone answer in float32; returns who cannot run and why.
+
+    Raises:
+        SystemExit: a contender that runs says something else.
+    """
+    absent: dict[str, str] = {}
+    expected: list[list[int]] | None = None
+    for name, make in CONTENDERS.items():
+        print(f"  {name}: answering in float32", file=sys.stderr)
+        try:
+            said = make(setting, "float32")(prompts)
+        except Exception as err:  # noqa: BLE001 - whatever keeps a peer from running is what is reported
+            absent[name] = f"{type(err).__name__}: {err}".splitlines()[0][:160]
+            continue
+        expected = said if expected is None else expected
+        differing = [i for i, (a, b) in enumerate(zip(expected, said, strict=True)) if a != b]
+        if differing:
+            raise SystemExit(f"{name} answers {len(differing)} of {len(prompts)} rows otherwise: {differing}")
+    return absent
+
+
+def time_contenders(
+    setting: Setting, dtype: str, prompts: Prompts, names: Sequence[str], reps: int
+) -> dict[str, list[tuple[float, int]]]:
+    """Return seconds and tokens of each run, the contenders taking turns."""
+    answering = {name: CONTENDERS[name](setting, dtype) for name in names}
+    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
+    for rep in range(-1, reps):
+        for name, answer in answering.items():
+            print(f"  {name}: {'warming up' if rep < 0 else f'run {rep + 1} of {reps}'}", file=sys.stderr)
+            gc.collect()
+            started = time.perf_counter()
+            said = answer(prompts[: setting.batch_size] if rep < 0 else prompts)
+            if rep >= 0:
+                runs[name].append((time.perf_counter() - started, sum(len(tokens) + 1 for tokens in said)))
+    return runs
+
+
+def read_prompts(tokenizer: Any, n_rows: int) -> Prompts:
+    """Return the prompts of the example's dev and selection rows, repeated where they run out."""
+    system_prompt = (EXAMPLE / "system_prompt.md").read_text(encoding="utf-8").strip()
+    rows = [
+        row
+        for split in ("selection", "dev")
+        for row in load_dataset(EXAMPLE / "data" / f"{split}.jsonl").rows
+    ]
+    prompts = [tuple(render_prompt(tokenizer, row.prompt, system_prompt=system_prompt)) for row in rows]
+    return [prompts[i % len(prompts)] for i in range(n_rows)]
+
+
+def find_model(wanted: str | None, folder: Path) -> str:
+    """Return the model to use: the one asked for, the cached demo model, or a tiny random one."""
+    if wanted is not None:
+        return wanted
+    from tools.errors import ModelError
+    from tools.models import resolve_base_model
+
+    try:
+        return str(resolve_base_model(DEMO_MODEL))
+    except ModelError as err:
+        print(f"no demo model ({err}); a tiny random model stands in")
+    from tests.tiny import tiny_model, tiny_tokenizer
+
+    tiny_model().save_pretrained(folder / "tiny")
+    tiny_tokenizer().save_pretrained(folder / "tiny")
+    return str(folder / "tiny")
+
+
+def random_adapter(model: str, folder: Path) -> str:
+    """Save an adapter of rank 16 on all projections that changes the model a little."""
+    from peft import LoraConfig, get_peft_model
+
+    base = load_base(model, "float32", device=torch.device("cpu"))
+    torch.manual_seed(0)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM")
+    adapted = get_peft_model(base.model, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=1e-3)
+    adapted.save_pretrained(folder / "adapter")
+    return str(folder / "adapter")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="a folder, a .gguf file or a Hub id")
+    parser.add_argument("--adapter", help="folder of a peft adapter of that model")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=40)
+    parser.add_argument("--max-new-tokens", type=int, default=56)
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of torch, on a CPU")
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as scratch:
+        model = find_model(asked.model, Path(scratch))
+        adapter = asked.adapter or random_adapter(model, Path(scratch))
+        device = torch.device(asked.device)
+        setting = Setting(model, adapter, device, asked.batch_size, asked.max_new_tokens)
+        prompts = read_prompts(load_base(model, asked.dtype, device=device).tokenizer, asked.rows)
+        absent = check_same_text(setting, prompts[:CHECKED_ROWS])
+        names = [name for name in CONTENDERS if name not in absent]
+        runs = time_contenders(setting, asked.dtype, prompts, names, asked.reps)
+    lengths = [len(prompt) for prompt in prompts]
+    print(
+        f"{Path(model).name}, {asked.dtype} on {asked.device}, {len(prompts)} rows of "
+        f"{median(lengths):.0f} prompt tokens ({shared_length(prompts)} shared), batches of "
+        f"{asked.batch_size}, median of {asked.reps}; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
+    print(f"the same text from all in float32 on {min(len(prompts), CHECKED_ROWS)} rows")
+    first = median(wall_s for wall_s, _ in runs[names[0]])
+    print(f"{'':28} {'s':>8} {'tokens/s':>9} {'ratio':>7}")
+    for name in names:
+        wall_s = median(wall_s for wall_s, _ in runs[name])
+        speed = median(tokens / wall_s for wall_s, tokens in runs[name])
+        print(f"{name:28} {wall_s:8.2f} {speed:9.0f} {first / wall_s:6.2f}x")
+    for name, reason in absent.items():
+        print(f"{name:28} absent: {reason}")
+
+
+if __name__ == "__main__":
+    main()
