@@ -34,10 +34,11 @@ class OwnedJobs:
         """
         owned_key = f"{_PREFIX}/{principal()}/{key or secrets.token_hex(16)}"
         jobs = list_jobs(workspace.jobs_dir)
-        running = [job.id for job in jobs if not job.ended]
+        running = [job for job in jobs if not job.ended]
         if len(running) >= MAX_RUNNING and all(job.idempotency_key != owned_key for job in jobs):
+            mine = ", ".join(job.id for job in running if _is_mine(job))
             raise JobError(
-                f"{len(running)} jobs run already ({', '.join(running)}); poll one to its end, or cancel one"
+                f"{len(running)} jobs run already ({mine or 'of others'}); poll one to its end, or cancel one"
             )
         job = launch(owned_key)
         return Started(job_id=job.id, status=job.status, next=f"poll(job_id={job.id!r}) until ended is true")
