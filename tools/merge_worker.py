@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tools.errors import BakehouseError, MergeExportError
 
-__all__ = ["main", "merge_adapter", "prove_tokenizer"]
+__all__ = ["as_folder", "load_model", "main", "merge_adapter", "prove_tokenizer"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def merge_adapter(base_model: str, adapter: Path, out: Path) -> None:
     from peft import PeftModel
 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".base-") as scratch:
-        folder = _as_folder(base_model, Path(scratch))
-        model, tokenizer = _load_model(folder)
+        folder = as_folder(base_model, Path(scratch))
+        model, tokenizer = load_model(folder)
         merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
         merged.to(torch.bfloat16).save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -70,7 +70,7 @@ def prove_tokenizer(base_model: str, out: Path) -> None:
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".base-") as scratch:
-        source = AutoTokenizer.from_pretrained(_as_folder(base_model, Path(scratch)))
+        source = AutoTokenizer.from_pretrained(as_folder(base_model, Path(scratch)))
         export = AutoTokenizer.from_pretrained(out)
     for text in PROBES:
         wanted, got = source(text)["input_ids"], export(text)["input_ids"]
@@ -81,7 +81,8 @@ def prove_tokenizer(base_model: str, out: Path) -> None:
             )
 
 
-def _load_model(folder: str) -> tuple[Any, Any]:
+def load_model(folder: str) -> tuple[Any, Any]:
+    """Return a folder's model, in float32, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -89,7 +90,7 @@ def _load_model(folder: str) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def _as_folder(base_model: str, scratch: Path) -> str:
+def as_folder(base_model: str, scratch: Path) -> str:
     """Return what transformers loads base_model from; a .gguf file is unpacked into scratch."""
     if not base_model.endswith(".gguf"):
         return base_model

@@ -12,6 +12,7 @@ import typer
 from agent.cli import (
     corpus_commands,
     data_commands,
+    export_commands,
     flywheel_commands,
     hardware_commands,
     review_commands,
@@ -36,6 +37,7 @@ for module in (
     workspace_commands,
     data_commands,
     run_commands,
+    export_commands,
     flywheel_commands,
     watch_commands,
     review_commands,
