@@ -25,7 +25,7 @@ from agent.trials import BASE_TRIAL, TrialRunner
 from tools.dataset import Dataset, load_dataset
 from tools.decisions import DecideEntry, load_entries
 from tools.decisions.corpus import default_dirs
-from tools.errors import BakehouseError
+from tools.errors import BakehouseError, TaskError
 from tools.evaluation.scorers import get_scorer
 from tools.evaluation.scores import ScoreRow, read_scores
 from tools.lineage import LineageStore, Trial
@@ -124,8 +124,12 @@ def _read_texts(workspace: Workspace, recipe: TrainRecipe) -> dict[str, str]:
     files = {**_TEXTS, **({"system_prompt": recipe.system_prompt_file} if recipe.system_prompt_file else {})}
     found = {}
     for name, relative in files.items():
-        # A link out of the workspace raises here: what it leads to must not be sent anywhere.
-        path = workspace.inside(relative)
+        try:
+            path = workspace.inside(relative)
+        except TaskError:
+            # What a link out of the workspace leads to must not be sent anywhere.
+            found[name] = f"({relative} leads out of the workspace and is not shown)"
+            continue
         if path.is_file():
             found[name] = path.read_text(encoding="utf-8", errors="replace")
     return found

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pydantic import ValidationError, validate_call
+
 from agent.plan import PlanContext
 from agent.planners.evidence import PlannerEvidence
 from agent.planners.submission import Submission, check_submission, submission_schema
@@ -110,12 +112,23 @@ def _submit_tool(desk: Desk) -> BetaFunctionTool[Any]:
 def _tool(
     function: Callable[..., str], about: str, properties: dict[str, Any], *, required: tuple[str, ...] = ()
 ) -> BetaFunctionTool[Any]:
-    from anthropic.lib.tools import BetaFunctionTool
+    from anthropic.lib.tools import BetaFunctionTool, ToolError
+
+    checked = validate_call(function)
+
+    def run(**given: Any) -> str:
+        try:
+            return checked(**given)
+        except ValidationError as err:
+            # Told to the model, where the SDK would log a traceback and tell it nothing.
+            lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in err.errors()]
+            raise ToolError("; ".join(lines)) from err
 
     kind: Literal["object"] = "object"
     schema: dict[str, Any] = {"type": kind, "properties": properties, "required": list(required)}
     return BetaFunctionTool(
-        function,
+        run,
+        name=function.__name__,
         description=about,
         input_schema={**schema, "type": kind, "additionalProperties": False},
     )

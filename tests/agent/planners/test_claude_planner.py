@@ -122,6 +122,23 @@ def test_look_ups_are_answered_and_the_history_is_sent_whole_each_turn(make_cont
     assert plan.usage.turns == 3
 
 
+def test_a_look_up_with_wrong_arguments_is_told_what_is_wrong(
+    make_context: Contexts, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = call(
+        ("read_lineage", {"page": "last"}),
+        ("read_dev_failures", {"split": "test"}),
+        ("look_up_decision", {"question": "rank"}),
+    )
+    with serve_messages(wrong, submit({"learning_rate": 5e-4})) as api:
+        planner(api).plan(make_context(evidence=evidence()))
+    told = [json.dumps(result["content"]) for result in api.tool_results]
+    assert "page: " in told[0]
+    assert "split: " in told[1]
+    assert "optimize_for: " in told[2]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_the_head_is_cached_and_never_shortened_while_the_oldest_history_is(make_context: Contexts) -> None:
     mission = "Say which command the pilot means. " * 3000
     start = make_context().incumbent
