@@ -201,12 +201,22 @@ def test_how_prompts_are_read_changes_no_answer(
 
 
 def test_a_row_of_nan_does_not_reach_the_row_that_takes_its_slot(base: LoadedBase, tmp_path: Path) -> None:
+    """The NaN lies beyond the end of the row that comes after, but not beyond its long neighbour's."""
     prompts = prompts_of(base, tmp_path)[:4]
-    broken = prompts[0][:-1] + (300,) * 20 + prompts[0][-1:]
+    neighbour, broken = (
+        (*prompts[0][:-1], *(token,) * n, prompts[0][-1]) for token, n in ((301, 40), (300, 30))
+    )
     with torch.no_grad():
         base.model.get_input_embeddings().weight[300] = torch.nan
-    answers = generate_answers(base, [broken, *prompts], adapter=None, max_new_tokens=40, batch_size=2)
-    assert list(answers[1:]) == alone(base, prompts, 40)
+    # NaN chooses token 0; the broken row leaves at once, and its slot is taken.
+    base.model.generation_config.eos_token_id = 0
+    expected = alone(base, [neighbour, broken, *prompts], 40)
+    assert expected[0].n_tokens > 5
+    assert expected[1].n_tokens == 1
+    answers = generate_answers(
+        base, [neighbour, broken, *prompts], adapter=None, max_new_tokens=40, batch_size=2
+    )
+    assert list(answers) == expected
 
 
 def test_nothing_asked_is_nothing_answered(base: LoadedBase, tmp_path: Path) -> None:
