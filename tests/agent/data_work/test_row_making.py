@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -367,7 +368,15 @@ def test_one_data_command_at_a_time(desk: Workspace, server: TeacherServer) -> N
 
 
 def test_batches_are_asked_at_once_up_to_a_bound(desk: Workspace, server: TeacherServer) -> None:
-    server.answer = lambda asked: Says(json.dumps(good_items(asked)), delay_s=0.1)
+    full = threading.Event()
+
+    def wait_for_company(asked: Asked) -> Says:
+        if server.most_at_once == 3:
+            full.set()
+        assert full.wait(timeout=30)
+        return Says(json.dumps(good_items(asked)), delay_s=0.02)
+
+    server.answer = wait_for_company
     assert generate(desk, server, n=40, concurrency=3).added == 40
     assert server.most_at_once == 3
 
