@@ -26,6 +26,11 @@ from .comparison import (
     corrected_level as corrected_level,
     interval as interval,
 )
+from .convert import (
+    YARN_DEFAULTS as YARN_DEFAULTS,
+    HFToMegatron as HFToMegatron,
+    patch_yarn_defaults as patch_yarn_defaults,
+)
 from .dataset import (
     Dataset as Dataset,
     Message as Message,
@@ -138,6 +143,10 @@ from .freshness import (
     refresh as refresh,
     staleness as staleness,
 )
+from .gguf_export import (
+    GgufExport as GgufExport,
+    export_gguf as export_gguf,
+)
 from .hardware import (
     Fit as Fit,
     Hardware as Hardware,
@@ -146,6 +155,10 @@ from .hardware import (
     detect as detect,
     estimate as estimate,
     read_shape as read_shape,
+)
+from .hub_push import (
+    HubPush as HubPush,
+    push_folder as push_folder,
 )
 from .jobs import (
     JobRecord as JobRecord,
@@ -182,6 +195,10 @@ from .models import (
     fetch_model as fetch_model,
     resolve_base_model as resolve_base_model,
 )
+from .parity import (
+    Parity as Parity,
+    check_parity as check_parity,
+)
 from .patch import (
     Change as Change,
     RecipePatch as RecipePatch,
@@ -202,6 +219,10 @@ from .poll import (
     RunProgress as RunProgress,
     poll_run_progress as poll_run_progress,
     read_progress as read_progress,
+)
+from .pretokenizer import (
+    DEEPSEEK_R1_0528_QWEN3_TOKENIZER_HASH as DEEPSEEK_R1_0528_QWEN3_TOKENIZER_HASH,
+    register_llama_cpp_pretokenizer_hash as register_llama_cpp_pretokenizer_hash,
 )
 from .probe import (
     DEFAULT_COMPARE_THRESHOLDS as DEFAULT_COMPARE_THRESHOLDS,
