@@ -123,7 +123,7 @@ def _check_proposal(
 def _plumbing(task: Task, recipe: TrainRecipe) -> tuple[str, TrainRecipe]:
     """Return a key and the smoke recipe: what decides whether anything can be learned at all."""
     smoke_recipe = recipe.replace(
-        learning_rate=max(recipe.learning_rate, task.smoke.learning_rate),
+        learning_rate=task.smoke.learning_rate,
         min_learning_rate=0.0,
         lr_schedule="constant",
         lr_warmup_fraction=0.0,
