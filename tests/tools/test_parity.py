@@ -78,7 +78,7 @@ def test_a_right_export_answers_like_its_adapter(house, export):
     assert found.export < 1e-6
     # The adapter does something, so that agreement means something.
     assert found.adapter_effect > 0.1
-    assert 0 < found.rounding < 0.02
+    assert 0 < found.rounding < 0.04
     assert [path.name for path in export.parent.iterdir()] == ["export"]
 
 
