@@ -31,8 +31,8 @@ demo: env ## run the flywheel on examples/drone-router, from recipe to committed
 	@$(PY) -P examples/drone-router/demo.py
 
 test: lint types ## ruff, mypy --strict and pytest: what CI runs
-	@echo "== pytest"
-	@$(PY) -m pytest
+	@echo "== pytest, one process a core"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 lint: env ## ruff
 	@echo "== ruff"
