@@ -34,7 +34,8 @@ def bridge_python(tmp_path_factory: pytest.TempPathFactory) -> str:
         "#!/bin/bash\nexport TORCHDYNAMO_DISABLE=1 OMP_NUM_THREADS=1 CUDA_DEVICE_MAX_CONNECTIONS=1\n"
         "export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore\n"
         # What torchrun tells its workers.
-        "export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 9000))\n"
+        "export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1\n"
+        "export MASTER_PORT=$((20000 + RANDOM % 9000))\n"
         f'export PYTHONPATH="{ON_CPU}:$PYTHONPATH"\nexec "{PYTHON}" "$@"\n',
         encoding="utf-8",
     )
