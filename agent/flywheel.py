@@ -135,6 +135,11 @@ def open_bench(
     task = workspace.load_task()
     recipe = workspace.load_recipe()
     check_committed(workspace)
+    if recipe.backend != "local":
+        raise TaskError(
+            f"{workspace.recipe_file} asks for backend {recipe.backend!r}; a bakeoff trains on the local "
+            "lane alone: set backend to local, or run this recipe by itself with `bakehouse train`"
+        )
     locks = take_locks(workspace, recipe.system_prompt_file)
     check_data(workspace, task)
     check_recipe(workspace, recipe)

@@ -17,7 +17,7 @@ from tools.evaluation.scores import read_scores, write_scores
 from tools.files import write_bytes_atomic
 from tools.hardware import detect
 from tools.lineage import FailureLabel, LineageStore, Trial
-from tools.repo import Worktree
+from tools.repo import ITERATION_TRAILER, Worktree
 from tools.task import Task
 from tools.versions import library_versions
 from tools.workspace import Workspace
@@ -39,6 +39,9 @@ def publish(
     Safe to call again after a crash: files are replaced, lineage rows are appended once, and
     an iteration that is already committed is found by its trailer.
     """
+    present = worktree.find_commit(ITERATION_TRAILER, record.iteration_id)
+    if present is not None:
+        return present
     root = worktree.root
     here = Workspace(root)
     incumbent.train_recipe.to_yaml(here.recipe_file)
@@ -46,7 +49,8 @@ def publish(
     for trial in record.trials:
         _write_trial(workspace, here, trial)
     append_lineage(here, task, record)
-    entry = write_entry(build_entry(task, record, incumbent), here.entries_dir)
+    found = build_entry(task, record, incumbent, commit=worktree.head)
+    entry = write_entry(found, here.entries_dir, replace=True)
     write_context_files(here, task, record)
     report = write_report(
         record,
@@ -72,13 +76,16 @@ def append_lineage(here: Workspace, task: Task, record: IterationRecord) -> None
         store.append_once(_lineage_row(task, record, trial))
 
 
-def build_entry(task: Task, record: IterationRecord, incumbent: Incumbent) -> DecideEntry:
+def build_entry(
+    task: Task, record: IterationRecord, incumbent: Incumbent, *, commit: str | None = None
+) -> DecideEntry:
     """Return the decision as an entry of the corpus: what was asked, found, and on what evidence."""
     best = _deciding_ruling(record)
     trials = [trial.trial_id for trial in record.trials]
     seeds = sorted({trial.seed for trial in record.trials if trial.scored})
     interval = (best.low, best.high) if best and best.low is not None and best.high is not None else None
     provenance = Provenance(
+        commit=commit,
         recipe_digest=incumbent.train_recipe.digest,
         data_digest=incumbent.locks.data_digest,
         base_model=incumbent.train_recipe.base_model,
@@ -106,14 +113,14 @@ def build_entry(task: Task, record: IterationRecord, incumbent: Incumbent) -> De
 
 
 def _findings(task: Task, record: IterationRecord) -> Iterable[DecideFinding]:
-    pick = record.promoted or INCUMBENT
+    pick = f"{record.iteration_id}-{record.promoted}" if record.promoted else INCUMBENT
     yield DecideFinding(optimize_for=f"{task.scorer.name}_accuracy", pick=pick, evidence=record.decision)
     for candidate in record.candidates:
         ruling = record.ruling(candidate.candidate_id)
         evidence = ruling.reason if ruling else f"refused: {candidate.rejected}"
         yield DecideFinding(
             optimize_for=f"{task.scorer.name}_accuracy",
-            pick=candidate.candidate_id if ruling and ruling.verdict == "keep" else INCUMBENT,
+            pick=pick if candidate.candidate_id == record.promoted else INCUMBENT,
             evidence=evidence,
             extra={
                 "candidate": candidate.candidate_id,
@@ -215,7 +222,7 @@ def _subject(record: IterationRecord) -> str:
 
 def _trailers(record: IterationRecord, incumbent: Incumbent, entry: Path) -> dict[str, str]:
     return {
-        "Bakehouse-Iteration": record.iteration_id,
+        ITERATION_TRAILER: record.iteration_id,
         "Trial": ", ".join(trial.trial_id for trial in record.trials),
         "Decision": entry.stem,
         "Recipe-Digest": incumbent.train_recipe.digest,

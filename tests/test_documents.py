@@ -50,7 +50,7 @@ def name(path: Path) -> str:
 
 def shell_lines(path: Path) -> Iterator[str]:
     for block in re.findall(r"^```sh\n(.*?)^```$", text_of(path), re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             yield from (part.strip() for part in line.partition("#")[0].split("&&"))
 
 
