@@ -10,7 +10,6 @@ from pathlib import Path
 # of its own and lives on when the client dies. Variables named by -e come from the client's
 # environment; the rest of it does not reach the container.
 _DOCKER = """\
-#!{python}
 import os, subprocess, sys
 argv = sys.argv[1:]
 with open({log!r}, "a", encoding="utf-8") as log:
@@ -37,7 +36,7 @@ _TORCHRUN = """\
 #!/bin/bash
 [ "$1" = "--nproc_per_node=1" ] || exit 64
 shift
-exec {python} "$@"
+exec "{python}" "$@"
 """
 
 
@@ -53,14 +52,13 @@ class FakeDocker:
         path = f"{inside}:/usr/local/bin:/usr/bin:/bin"
         # A login shell resets PATH from /etc/profile.
         (home / ".bash_profile").write_text(f"export PATH='{path}'\n", encoding="utf-8")
-        _executable(
-            self.bin / "docker",
-            _DOCKER.format(
-                python=sys.executable, log=str(self._log), path=path, home=str(home), container=container
-            ),
-        )
+        client = folder / "docker_client.py"
+        text = _DOCKER.format(log=str(self._log), path=path, home=str(home), container=container)
+        client.write_text(text, encoding="utf-8")
+        # A first line that names an interpreter ends at the first space of its path.
+        _executable(self.bin / "docker", f'#!/bin/sh\nexec "{sys.executable}" "{client}" "$@"\n')
         _executable(inside / "torchrun", _TORCHRUN.format(python=python))
-        _executable(inside / "python3", f'#!/bin/bash\nexec {python} "$@"\n')
+        _executable(inside / "python3", f'#!/bin/bash\nexec "{python}" "$@"\n')
 
     @property
     def calls(self) -> list[str]:

@@ -45,7 +45,7 @@ def test_pending_commits_carry_decision_gain_interval_and_planner(baked: Baked) 
     first, _, last = commits
     ruling = baked.record.ruling("c1")
     assert ruling is not None
-    assert first.promoted == "c1"
+    assert first.promoted == "i0001-c1"
     assert (first.gain, first.low, first.high) == (ruling.gain, ruling.low, ruling.high)
     assert first.planner == "optuna"
     assert first.decision is not None
@@ -114,7 +114,7 @@ def test_the_commands_print_for_people_and_for_programs(baked: Baked) -> None:
     assert [commit["name"] for commit in listed["commits"]] == ["i0001", "i0002", "i0003"]
     assert "i0002" in bakehouse(baked.root, "list")
     shown = json.loads(bakehouse(baked.root, "show", "i0001", "--json"))
-    assert shown["commit"]["promoted"] == "c1"
+    assert shown["commit"]["promoted"] == "i0001-c1"
     told = " ".join(bakehouse(baked.root, "show", "i0001").split())
     assert "lora_rank 16 -> 32" in told
     assert "report.html" in told
