@@ -221,6 +221,8 @@ def test_what_a_scorer_did_to_its_process_is_put_back(
         "    torch.manual_seed(7); torch.set_num_threads(3)\n"
         "    return helper.VALUE\n"
     )
+    # Scorers that other tests of this process loaded leave first.
+    ProcessState.capture().restore(str(tmp_path))
     state = ProcessState.capture()
     drawn = torch.rand(3)
     before = (dict(os.environ), list(sys.path), torch.get_num_threads())
