@@ -21,6 +21,7 @@ from mcp_server.owned_jobs import OwnedJobs
 from mcp_server.prompts import add_prompts
 from mcp_server.resources import add_resources
 from mcp_server.settings import Settings
+from mcp_server.subscribers import Subscribers
 from mcp_server.tasks_extension import STARTERS, TasksExtension
 from mcp_server.workspaces import Confined
 
@@ -49,6 +50,7 @@ def build_server(
     extensions: Sequence[Extension] = (),
     extra_tools: Sequence[Tool] = (),
     extra_starters: Sequence[str] = (),
+    extra_subscribable: Sequence[str] = (),
 ) -> MCPServer[Any]:
     """Return a server that is ready to be run on any transport.
 
@@ -59,6 +61,7 @@ def build_server(
         extensions: Served beside the tasks extension.
         extra_tools: Served beside the toolset; for tests of the protocol.
         extra_starters: Those of extra_tools that start a job.
+        extra_subscribable: URIs besides `job://` that can be subscribed to; for tests of the protocol.
     """
     house = Confined(settings)
     jobs = OwnedJobs(house)
@@ -78,6 +81,8 @@ def build_server(
         log_level="WARNING",
     )
     add_resources(server, house, jobs)
+    # The SDK's own way in for methods that its newest revision dropped; it has no public name for it.
+    Subscribers(jobs, watch.bus, other_uris=extra_subscribable).serve_on(server._lowlevel_server)
     add_prompts(server, settings)
     return server
 

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.to_thread import run_sync
 from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
 from mcp.shared.subscriptions import ResourceUpdated
 
-from mcp_server.owned_jobs import OwnedJobs, tell
+from mcp_server.boundary import principal
+from mcp_server.owned_jobs import OwnedJobs, belongs_to, tell, uri_of_job
 from mcp_server.replies import hide_secrets
 from tools.errors import BakehouseError
+from tools.jobs import JobRecord
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S: Final = 1.0
+_END: Final = "ended"
 
 
-class _CountingBus(InMemorySubscriptionBus):
-    """Knows how many listen, so that nothing is looked at for nobody."""
+@dataclass(frozen=True)
+class JobMoved(ResourceUpdated):
+    """A job's resource has changed; the job says whose it is."""
 
-    def __init__(self) -> None:
+    job: JobRecord
+
+
+class _Bus(InMemorySubscriptionBus):
+    """Tells when the first listener comes, and lets each hear of its own principal's jobs alone."""
+
+    def __init__(self, on_first: Callable[[], object]) -> None:
         super().__init__()
+        self._on_first = on_first
         self.n_listeners = 0
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
-        leave = super().subscribe(listener)
+        who = principal()
+
+        def hear(event: ServerEvent) -> None:
+            if not isinstance(event, JobMoved) or belongs_to(event.job, who):
+                listener(event)
+
+        if not self.n_listeners:
+            self._on_first()
+        leave = super().subscribe(hear)
         self.n_listeners += 1
         gone = False
 
@@ -48,42 +70,40 @@ class JobWatch:
     def __init__(self, jobs: OwnedJobs) -> None:
         self._jobs = jobs
         self._seen: dict[str, str] = {}
-        self._ended: set[str] = set()
-        self.bus = _CountingBus()
+        self._looking = threading.Lock()
+        # What a listener is told is what changed since it came: the first look is taken before it hears.
+        self.bus = _Bus(self._look)
 
     @asynccontextmanager
-    async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Watch for as long as a transport serves. Several share what they have seen."""
+    async def lifespan(self, _: Any) -> AsyncIterator[TaskGroup]:
+        """Watch for as long as a transport serves, and lend it the group that tells its sessions.
+
+        Several transports share what they have seen.
+        """
         async with anyio.create_task_group() as group:
             group.start_soon(self._watch)
             try:
-                yield None
+                yield group
             finally:
                 group.cancel_scope.cancel()
 
     async def _watch(self) -> None:
         while True:
-            if self.bus.n_listeners:
-                for uri in await run_sync(self._moved):
-                    await self.bus.publish(ResourceUpdated(uri=uri))
-            else:
-                self._seen.clear()
             await anyio.sleep(_LOOK_EVERY_S)
+            if self.bus.n_listeners:
+                for job in await run_sync(self._look):
+                    await self.bus.publish(JobMoved(uri_of_job(job.id), job))
 
-    def _moved(self) -> list[str]:
-        """Return the URIs of jobs that differ from the last look; the first look finds none."""
-        moved: list[str] = []
-        first = not self._seen
-        try:
-            for place, job in self._jobs.all():
-                if job.id in self._ended:
-                    continue
-                if job.ended:
-                    self._ended.add(job.id)
-                facts = tell(place, job).model_dump_json(exclude={"log_tail"})
-                if self._seen.get(job.id) != facts and not first:
-                    moved.append(f"job://{job.id}")
-                self._seen[job.id] = facts
-        except (BakehouseError, OSError) as err:
-            _LOG.warning("the jobs cannot be looked at: %s", hide_secrets(str(err)))
+    def _look(self) -> list[JobRecord]:
+        """Return the jobs that differ from the last look."""
+        moved: list[JobRecord] = []
+        with self._looking:
+            try:
+                for place, job in self._jobs.all():
+                    facts = tell(place, job).model_dump_json(exclude={"log_tail"}) if not job.ended else _END
+                    if self._seen.get(job.id) != facts:
+                        moved.append(job)
+                    self._seen[job.id] = facts
+            except (BakehouseError, OSError) as err:
+                _LOG.warning("the jobs cannot be looked at: %s", hide_secrets(str(err)))
         return moved

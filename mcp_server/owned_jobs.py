@@ -17,6 +17,7 @@ from tools.workspace import Workspace
 
 MAX_RUNNING: Final = 4
 _PREFIX: Final = "mcp"
+_SCHEME: Final = "job://"
 _LISTED: Final = 20
 
 
@@ -103,9 +104,24 @@ def tell(workspace: Workspace, job: JobRecord, jobs: list[str] | None = None) ->
     )
 
 
-def _is_mine(job: JobRecord) -> bool:
-    who = principal()
+def belongs_to(job: JobRecord, who: str) -> bool:
+    """Return whether a principal may see a job; the local user may see all."""
     return who == LOCAL or (job.idempotency_key or "").startswith(f"{_PREFIX}/{who}/")
+
+
+def uri_of_job(job_id: str) -> str:
+    """Return the resource that a job is."""
+    return f"{_SCHEME}{job_id}"
+
+
+def job_of_uri(uri: str) -> str | None:
+    """Return the job's id that a resource's URI names, or None where it names another kind or a part."""
+    job_id = uri.removeprefix(_SCHEME)
+    return None if job_id == uri or "/" in job_id or "?" in job_id else job_id
+
+
+def _is_mine(job: JobRecord) -> bool:
+    return belongs_to(job, principal())
 
 
 def _patience_s(job: JobRecord) -> float:

@@ -311,7 +311,10 @@ def add_prompts(server: MCPServer[Any]) -> None:
 def main() -> None:
     root, port = Path(sys.argv[1]), int(sys.argv[2])
     server = build_server(
-        Settings(roots=(root,)), extra_tools=fixtures(root), extra_starters=["slow_compute", "failing_job"]
+        Settings(roots=(root,)),
+        extra_tools=fixtures(root),
+        extra_starters=["slow_compute", "failing_job"],
+        extra_subscribable=["test://watched-resource"],
     )
     add_resources(server)
     add_prompts(server)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
+import uvicorn
 from mcp import StdioServerParameters
 from mcp.server.mcpserver import MCPServer
 
 from mcp_server.app import build_server
+from mcp_server.http_server import Address, build_app
 from mcp_server.settings import Settings
+from mcp_server.tokens import Tokens
 from tests.agent.bench import make_workspace, write_base
 from tools.workspace import Workspace
 
 Serve = Callable[..., MCPServer]
+TOKENS = {"ada": "ada-" + "k3J9" * 8, "bob": "bob-" + "Zq7w" * 8}
 
 
 @pytest.fixture
@@ -66,3 +73,22 @@ def over_stdio(workspace: Workspace, base: Path) -> StdioServerParameters:
         str(base.parent),
     ]
     return StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
+
+
+@pytest.fixture
+def url(workspace: Workspace, base: Path) -> Iterator[str]:
+    """A server on a free port of loopback, for the principals ada and bob."""
+    settings = Settings(roots=(workspace.root.parent,), model_dirs=(base.parent,))
+    app = build_app(settings, Address("127.0.0.1", 0), Tokens(TOKENS))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/mcp"
+    server.should_exit = True
+    thread.join()
+
+
+def http(name: str) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(headers={"authorization": f"Bearer {TOKENS[name]}"}, timeout=30)

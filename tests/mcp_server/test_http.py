@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
@@ -19,33 +15,14 @@ from mcp_server.commands import main
 from mcp_server.http_server import MAX_BODY_BYTES, Address, RateLimit, build_app
 from mcp_server.settings import Settings
 from mcp_server.tokens import Tokens, load_tokens
+from tests.mcp_server.conftest import TOKENS, http
 from tests.mcp_server.test_long_work import facts, sleeper
 from tools.errors import McpError
 from tools.workspace import Workspace
 
 pytestmark = pytest.mark.anyio
-TOKENS = {"ada": "ada-" + "k3J9" * 8, "bob": "bob-" + "Zq7w" * 8}
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
-
-
-@pytest.fixture
-def url(workspace: Workspace, base: Path) -> Iterator[str]:
-    """A server on a free port of loopback, for the principals ada and bob."""
-    settings = Settings(roots=(workspace.root.parent,), model_dirs=(base.parent,))
-    app = build_app(settings, Address("127.0.0.1", 0), Tokens(TOKENS))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/mcp"
-    server.should_exit = True
-    thread.join()
-
-
-def http(name: str) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(headers={"authorization": f"Bearer {TOKENS[name]}"}, timeout=30)
 
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
