@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="a folder, a .gguf file or a Hub id")
     parser.add_argument("--adapter", help="folder of a peft adapter")
     parser.add_argument("--out", required=True, type=Path, help="the report, JSON")
-    parser.add_argument("--resume", type=Path, help="JSONL that keeps the rows of a reasoning probe")
+    parser.add_argument("--resume", type=Path, help="JSONL that keeps the rows, to go on from")
     parser.add_argument("--tag", default="probe", help="names the report of a knowledge probe")
     parser.add_argument("--step", type=int, help="training step, for the report")
     parser.add_argument("--max-new-tokens", type=int, help="1024 for reasoning, 256 for knowledge")
@@ -80,6 +80,7 @@ def _probe_knowledge(args: argparse.Namespace) -> None:
         tag=args.tag,
         model=args.model,
         adapter=args.adapter,
+        resume_path=args.resume,
         on_progress=lambda done, total, _row: logger.info("%d of %d", done, total),
     )
     write_json_atomic(args.out, report.to_dict())

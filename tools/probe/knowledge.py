@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tools.clock import Clock, utc_now
 from tools.errors import BakehouseError, ProbeError
 from tools.probe.asking import BatchGenerator, Reply, ask
 from tools.probe.fact_score import score_fact
-from tools.probe.knowledge_report import BY_WORDS, KnowledgeReport, KnowledgeRow
+from tools.probe.generator import ModelGenerator
+from tools.probe.knowledge_report import (
+    BY_WORDS,
+    KnowledgeReport,
+    KnowledgeRow,
+    knowledge_row_from_dict,
+    knowledge_row_to_dict,
+)
 from tools.probe.questions import KnowledgeQuestion, digest_questions, load_knowledge_questions
+from tools.probe.row_log import RowForm, RowLog, fingerprint_model
 
 __all__ = ["Judge", "KnowledgeProbe"]
 
@@ -23,6 +33,7 @@ Judge = Callable[[KnowledgeQuestion, str], float]
 """Takes a question and an answer and returns a score in [0, 1]."""
 
 _BY_JUDGE: Final = "judge"
+_FORM: Final = RowForm(knowledge_row_to_dict, knowledge_row_from_dict, lambda row: row.question)
 
 
 class KnowledgeProbe:
@@ -74,6 +85,7 @@ class KnowledgeProbe:
         judge: Judge | None = None,
         judge_name: str = _BY_JUDGE,
         on_progress: Callable[[int, int, KnowledgeRow], object] | None = None,
+        resume_path: str | Path | None = None,
         clock: Clock = utc_now,
     ) -> KnowledgeReport:
         """Ask every question and score the answers.
@@ -90,27 +102,49 @@ class KnowledgeProbe:
             judge: Scores the answers; by their words (see `score_fact`) when None.
             judge_name: For the report: scores of two judges are never compared.
             on_progress: Called with the number of rows so far, of all, and the newest row.
+            resume_path: JSONL file that each row is written to as it is made. Given again, its
+                rows are taken over and only what is missing, or failed, is asked.
             clock: Gives the time that the report carries.
         Raises:
-            ProbeError: no question got a score, or a bad tag.
+            ProbeError: no question got a score, a bad tag, or a resume file of another run.
         """
         if judge is not None and judge_name == BY_WORDS:
             raise ProbeError(f"judge_name is {BY_WORDS!r}, which names the scoring without a judge")
-        rows: list[KnowledgeRow] = []
-        for reply in ask(self._questions, generator, text_of=lambda question: question.question):
-            rows.append(_row(reply, judge))
+        scored_by = BY_WORDS if judge is None else judge_name
+        # Made first, so that a bad tag is told before anything is asked.
+        adapter = None if adapter is None else str(adapter)
+        report = KnowledgeReport(tag, (), model=model, adapter=adapter, scored_by=scored_by)
+        log = None if resume_path is None else RowLog(Path(resume_path), _origin(report, generator), _FORM)
+        asked = {question.question: _identity(question) for question in self._questions}
+        rows = log.finished(asked) if log else {}
+        missing = [question for question in self._questions if question.question not in rows]
+        for reply in ask(missing, generator, text_of=lambda question: question.question):
+            row = rows[reply.question.question] = _row(reply, judge)
+            if log:
+                log.append(row, asked[row.question])
             if on_progress is not None:
-                on_progress(len(rows), len(self._questions), rows[-1])
-        if all(row.score is None for row in rows):
-            raise ProbeError(f"none of {len(rows)} questions got a score; the first: {rows[0].error}")
-        return KnowledgeReport(
-            tag=tag,
-            rows=tuple(rows),
-            model=model,
-            adapter=None if adapter is None else str(adapter),
-            scored_by=BY_WORDS if judge is None else judge_name,
-            created=clock(),
-        )
+                on_progress(len(rows), len(self._questions), row)
+        ordered = tuple(rows[question.question] for question in self._questions)
+        if all(row.score is None for row in ordered):
+            raise ProbeError(f"none of {len(ordered)} questions got a score; the first: {ordered[0].error}")
+        return replace(report, rows=ordered, created=clock())
+
+
+def _identity(question: KnowledgeQuestion) -> str:
+    return json.dumps([question.question, question.ideal], ensure_ascii=False)
+
+
+def _origin(report: KnowledgeReport, generator: object) -> dict[str, Any]:
+    sampling = asdict(generator.sampling) if isinstance(generator, ModelGenerator) else {}
+    return {
+        "tag": report.tag,
+        "model": report.model,
+        "model_files": fingerprint_model(report.model),
+        "adapter": report.adapter,
+        "adapter_files": report.adapter and fingerprint_model(report.adapter),
+        "scored_by": report.scored_by,
+        **sampling,
+    }
 
 
 def _row(reply: Reply[KnowledgeQuestion], judge: Judge | None) -> KnowledgeRow:

@@ -14,7 +14,7 @@ from tools.files import write_json_atomic
 from tools.probe.questions import KnowledgeQuestion, digest_questions
 from tools.probe.rows import read_number
 
-__all__ = ["BY_WORDS", "KnowledgeReport", "KnowledgeRow"]
+__all__ = ["BY_WORDS", "KnowledgeReport", "KnowledgeRow", "knowledge_row_from_dict", "knowledge_row_to_dict"]
 
 BY_WORDS: Final = "words"
 """The name of the scoring that needs no judge."""
@@ -83,16 +83,7 @@ class KnowledgeReport:
             "max_score": 1,
             "scored_by": self.scored_by,
             "questions_digest": self.digest,
-            "results": [
-                {
-                    "question": row.question,
-                    "ideal": row.ideal,
-                    "model_answer": row.answer,
-                    "score": row.score,
-                    "error": row.error,
-                }
-                for row in self.rows
-            ],
+            "results": [knowledge_row_to_dict(row) for row in self.rows],
         }
 
     @classmethod
@@ -110,7 +101,10 @@ class KnowledgeReport:
             raise ProbeError(f"max_score is {best!r}; a number above 0 is needed")
         report = cls(
             tag=str(data.get("tag", "")),
-            rows=tuple(_row(row, best, f"results[{i}]") for i, row in enumerate(data["results"])),
+            rows=tuple(
+                knowledge_row_from_dict(row, f"results[{i}]", best=best)
+                for i, row in enumerate(data["results"])
+            ),
             model=str(data.get("model", "unknown")),
             adapter=None if data.get("adapter") is None else str(data["adapter"]),
             # forge has one way to score, by a judge, and does not name it.
@@ -170,7 +164,26 @@ class KnowledgeReport:
         return cls.from_json(found[max(found)])
 
 
-def _row(plain: Any, best: float, where: str) -> KnowledgeRow:
+def knowledge_row_to_dict(row: KnowledgeRow) -> dict[str, Any]:
+    """Return a row as JSON."""
+    return {
+        "question": row.question,
+        "ideal": row.ideal,
+        "model_answer": row.answer,
+        "score": row.score,
+        "error": row.error,
+    }
+
+
+def knowledge_row_from_dict(plain: Any, where: str, *, best: float = 1.0) -> KnowledgeRow:
+    """Read a row from JSON.
+
+    Args:
+        where: Names the row in an error.
+        best: The score of a perfect answer in that file; scores become parts of it.
+    Raises:
+        ProbeError: a key is missing, or a value is of the wrong type.
+    """
     if not isinstance(plain, Mapping):
         raise ProbeError(f"{where} is {plain!r:.80}; an object is needed")
     for key in ("question", "ideal", "model_answer"):

@@ -13,13 +13,15 @@ from tools.probe.asking import BatchGenerator, Reply, ask
 from tools.probe.generator import ModelGenerator, Sampling, open_generator, tokenizer_of
 from tools.probe.questions import ProbeQuestion, load_reasoning_questions
 from tools.probe.report import ProbeReport
-from tools.probe.row_log import RowLog, fingerprint_model
-from tools.probe.rows import ProbeRow, failed_row, row_from_response
+from tools.probe.row_log import RowForm, RowLog, fingerprint_model
+from tools.probe.rows import ProbeRow, failed_row, row_from_dict, row_from_response, row_to_dict
 from tools.probe.think import CHAR_QUARTER, count_char_quarters
 
 __all__ = ["ReasoningProbe"]
 
 OnProgress = Callable[[int, int, ProbeRow], object]
+
+_FORM = RowForm(row_to_dict, row_from_dict, lambda row: row.qid)
 
 
 class ReasoningProbe:
@@ -112,7 +114,7 @@ class ReasoningProbe:
             counted_by = generator.counted_by if isinstance(generator, BatchGenerator) else CHAR_QUARTER
         log = None
         if resume_path is not None:
-            log = RowLog(Path(resume_path), _origin(model_id, adapter, sampling, counted_by))
+            log = RowLog(Path(resume_path), _origin(model_id, adapter, sampling, counted_by), _FORM)
         rows = log.finished({item.qid: item.question for item in self._questions}) if log else {}
         missing = [question for question in self._questions if question.qid not in rows]
         if missing:

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from tools.errors import ProbeError
 from tools.files import append_line, digest_file, digest_json, read_jsonl
-from tools.probe.rows import ProbeRow, row_from_dict, row_to_dict
 
-__all__ = ["RowLog", "fingerprint_model"]
+__all__ = ["RowForm", "RowLog", "fingerprint_model"]
 
 logger = logging.getLogger(__name__)
 
 
+class _Row(Protocol):
+    @property
+    def error(self) -> str | None: ...
+
+
+R = TypeVar("R", bound=_Row)
+
+
 @dataclass(frozen=True)
-class RowLog:
+class RowForm(Generic[R]):
+    """How the rows of one kind of probe are written, read and told apart."""
+
+    to_plain: Callable[[R], dict[str, Any]]
+    from_plain: Callable[[Any, str], R]
+    """Takes the JSON and a name for it in errors; raises ProbeError."""
+    key_of: Callable[[R], str]
+
+
+@dataclass(frozen=True)
+class RowLog(Generic[R]):
     """A JSONL file of rows, each with what it was made from.
 
     A torn line costs the row in it alone.
@@ -27,21 +44,23 @@ class RowLog:
 
     path: Path
     origin: Mapping[str, Any]
-    """What a row depends on besides its question: model, adapter, budget, sampling, seed."""
+    """What a row depends on besides its question: model, adapter, budget, sampling, seed, judge."""
+    form: RowForm[R]
 
-    def append(self, row: ProbeRow, question: str) -> None:
+    def append(self, row: R, question: str) -> None:
         """Write one row, whole and fsynced, with the text that was asked."""
-        line = {"origin": dict(self.origin), "question": _digest(question), "row": row_to_dict(row)}
+        plain = self.form.to_plain(row)
+        line = {"origin": dict(self.origin), "question": _digest(question), "row": plain}
         append_line(self.path, json.dumps(line, ensure_ascii=False, allow_nan=False))
 
-    def finished(self, questions: Mapping[str, str]) -> dict[str, ProbeRow]:
-        """Return the rows that need not be made again, by qid; rows that failed are tried again.
+    def finished(self, questions: Mapping[str, str]) -> dict[str, R]:
+        """Return the rows that need not be made again, by key; rows that failed are tried again.
 
         Args:
-            questions: The text of each question by its qid; a row made from another is left aside.
+            questions: The text of each question by its key; a row made from another is left aside.
         Raises:
-            ProbeError: the file cannot be read, or holds rows of another model, adapter, budget,
-                sampling or seed.
+            ProbeError: the file cannot be read, or holds rows of another origin: another model or
+                adapter, another budget, sampling or seed, another judge.
         """
         # A device or a pipe would never end.
         if self.path.exists() and not self.path.is_file():
@@ -52,16 +71,17 @@ class RowLog:
             raise ProbeError(f"{self.path} cannot be read as a log of rows: {err}") from err
         for problem in lines.problems:
             logger.warning("%s; its row is made again", problem)
-        found: dict[str, ProbeRow] = {}
+        found: dict[str, R] = {}
         for number, line in enumerate(lines.rows, start=1):
             row = self._row(line, f"{self.path}: entry {number}")
-            if row.qid not in questions or line.get("question") != _digest(questions[row.qid]):
+            key = self.form.key_of(row)
+            if key not in questions or line.get("question") != _digest(questions[key]):
                 continue
             if row.error is None:
-                found[row.qid] = row
+                found[key] = row
         return found
 
-    def _row(self, line: Any, where: str) -> ProbeRow:
+    def _row(self, line: Any, where: str) -> R:
         if not isinstance(line, dict) or not isinstance(line.get("origin"), dict):
             raise ProbeError(f"{where} is no row of a probe; give a file of its own to resume from")
         theirs, ours = line["origin"], dict(self.origin)
@@ -72,7 +92,7 @@ class RowLog:
                 f"{where} was made otherwise ({differences}); resume with what it was made with, or give "
                 "another file"
             )
-        return row_from_dict(line.get("row"), where)
+        return self.form.from_plain(line.get("row"), where)
 
 
 def fingerprint_model(name: str) -> str | None:

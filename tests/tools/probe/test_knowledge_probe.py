@@ -128,6 +128,32 @@ def test_one_failing_question_costs_itself_alone() -> None:
     assert (report.score, [row.error for row in report.failed]) == (1.0, ["RuntimeError: out of memory"])
 
 
+def test_a_probe_that_was_cut_off_asks_only_what_is_missing_or_failed(tmp_path: Path) -> None:
+    rows, asked = tmp_path / "rows.jsonl", []
+
+    def generator(item: KnowledgeQuestion) -> str:
+        asked.append(item)
+        if item is HIPAA and len(asked) == 2:
+            raise RuntimeError("out of memory")
+        if item is SUGAR and len(asked) == 3:
+            raise KeyboardInterrupt
+        return item.ideal
+
+    with pytest.raises(KeyboardInterrupt):
+        PROBE.run(generator, tag="pre", resume_path=rows)
+    report = PROBE.run(generator, tag="pre", resume_path=rows, clock=clock())
+    assert asked == [CARBON, HIPAA, SUGAR, HIPAA, SUGAR]
+    assert report == PROBE.run(lambda item: item.ideal, tag="pre", clock=clock())
+    assert PROBE.run(generator, tag="pre", resume_path=rows, clock=clock()) == report
+    assert len(asked) == 5
+
+    other_ideal = KnowledgeProbe([CARBON, KnowledgeQuestion(HIPAA.question, "Nothing."), SUGAR])
+    other_ideal.run(generator, tag="pre", resume_path=rows)
+    assert [item.ideal for item in asked[5:]] == ["Nothing."]
+    with pytest.raises(ProbeError, match="scored_by was 'words', is 'claude'"):
+        PROBE.run(generator, tag="pre", judge=lambda _q, _a: 1.0, judge_name="claude", resume_path=rows)
+
+
 def saved(folder: Path, tag: str, scores: dict[str, str], second: int = 0) -> KnowledgeReport:
     report = PROBE.run(lambda item: scores.get(item.question, "no idea"), tag=tag, clock=clock(second))
     report.save(folder)
