@@ -20,6 +20,7 @@ from tools.evaluation import (
     TurnDetail,
 )
 
+
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
