@@ -13,6 +13,8 @@ from tools.files import write_json_atomic
 from tools.recipe import TrainRecipe
 
 INCUMBENT = "incumbent"
+INCUMBENT_NAME = "incumbent.json"
+"""Its file, in the lineage folder."""
 
 
 class Incumbent(Record):

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
+from agent.background_notes import ADDITIONS_FILE
 from agent.context_files import write_context_files
-from agent.incumbent import INCUMBENT, Incumbent, save_incumbent
+from agent.incumbent import INCUMBENT, INCUMBENT_NAME, Incumbent, save_incumbent
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.report.document import write_report
 from tools.decisions import DecideEntry, DecideFinding, Provenance, write_entry
@@ -22,7 +23,7 @@ from tools.task import Task
 from tools.versions import library_versions
 from tools.workspace import Workspace
 
-INCUMBENT_FILE = "lineage/incumbent.json"
+INCUMBENT_FILE = f"lineage/{INCUMBENT_NAME}"
 _LABELS = {
     "keep": FailureLabel.KEEP,
     "discard": FailureLabel.DISCARD,
@@ -47,7 +48,7 @@ def publish(
     incumbent.train_recipe.to_yaml(here.recipe_file)
     save_incumbent(root / INCUMBENT_FILE, incumbent)
     for trial in record.trials:
-        _write_trial(workspace, here, trial)
+        write_trial(workspace, here, trial)
     append_lineage(here, task, record)
     found = build_entry(task, record, incumbent, commit=worktree.head)
     entry = write_entry(found, here.entries_dir, replace=True)
@@ -60,7 +61,7 @@ def publish(
         base_selection=incumbent.base_selection,
         locks=incumbent.locks,
     )
-    _copy_report(workspace, record, [path for path in (report.html, report.png) if path is not None])
+    copy_report(workspace, record, [path for path in (report.html, report.png) if path is not None])
     return worktree.commit(
         _paths(root, record, entry),
         subject=_subject(record),
@@ -84,6 +85,7 @@ def build_entry(
     trials = [trial.trial_id for trial in record.trials]
     seeds = sorted({trial.seed for trial in record.trials if trial.scored})
     interval = (best.low, best.high) if best and best.low is not None and best.high is not None else None
+    machine = detect()
     provenance = Provenance(
         commit=commit,
         recipe_digest=incumbent.train_recipe.digest,
@@ -94,7 +96,8 @@ def build_entry(
         effect=best.gain if best else None,
         interval=interval,
         level=best.level if best else None,
-        hardware=detect().name,
+        hardware=machine.name,
+        driver=machine.driver,
         library_versions=library_versions(),
         planner=record.planner,
         trial_ids=tuple(trials),
@@ -145,7 +148,7 @@ def _lineage_row(task: Task, record: IterationRecord, trial: TrialRecord) -> Tri
     return Trial(
         exp_id=trial.trial_id,
         timestamp=record.finished_at,
-        specialist=record.planner if candidate else "baseline",
+        specialist=(candidate.author or record.planner) if candidate else "baseline",
         parent_exp=trial.parent_id if candidate else "",
         baseline_exp=record.trials[0].trial_id,
         domain=task.name,
@@ -177,7 +180,7 @@ def _candidate(record: IterationRecord, candidate_id: str) -> CandidateRecord | 
     return next((c for c in record.candidates if c.candidate_id == candidate_id), None)
 
 
-def _write_trial(workspace: Workspace, here: Workspace, trial: TrialRecord) -> None:
+def write_trial(workspace: Workspace, here: Workspace, trial: TrialRecord) -> None:
     """Write a trial's recipe, score rows and metrics; of selection only the scores leave."""
     folder = here.lineage_dir / trial.trial_id
     trial.train_recipe.to_yaml(folder / "recipe.yaml")
@@ -192,7 +195,8 @@ def _write_trial(workspace: Workspace, here: Workspace, trial: TrialRecord) -> N
             write_scores(folder / f"{split}.jsonl", read_scores(source), redact=split != "dev")
 
 
-def _copy_report(workspace: Workspace, record: IterationRecord, files: Sequence[Path]) -> None:
+def copy_report(workspace: Workspace, record: IterationRecord, files: Sequence[Path]) -> None:
+    """Put an iteration's report where it is found without the worktree."""
     folder = workspace.reports_dir / record.iteration_id
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
@@ -205,6 +209,7 @@ def _paths(root: Path, record: IterationRecord, entry: Path) -> list[str]:
         "recipe.yaml",
         "AGENT_CONTEXT.md",
         "PLAN.md",
+        *([ADDITIONS_FILE] if record.background_additions.strip() else []),
         "lineage/results.tsv",
         INCUMBENT_FILE,
         str(entry.relative_to(root)),
@@ -228,11 +233,12 @@ def _trailers(record: IterationRecord, incumbent: Incumbent, entry: Path) -> dic
         "Recipe-Digest": incumbent.train_recipe.digest,
         "Data-Digest": incumbent.locks.data_digest,
         "Planner": record.planner,
-        "Cost": _cost(record),
+        "Cost": describe_cost(record),
     }
 
 
-def _cost(record: IterationRecord) -> str:
+def describe_cost(record: IterationRecord) -> str:
+    """Return what an iteration cost, as the trailer of its commit says it."""
     usage = record.planner_usage
     if usage is None:
         return f"{record.wall_s:.0f} s"

@@ -48,16 +48,23 @@ def probe_guards(runner: TrialRunner, incumbent: Incumbent, trials: Sequence[Tri
 
 
 def rule_on_candidates(
-    runner: TrialRunner, incumbent: Incumbent, trials: Sequence[TrialRecord], guards: Guards
+    runner: TrialRunner,
+    incumbent: Incumbent,
+    trials: Sequence[TrialRecord],
+    guards: Guards,
+    *,
+    looks: int | None = None,
 ) -> tuple[RulingRecord, ...]:
     """Rule on every candidate that has a trial here, over the seeds that it and the incumbent share.
 
-    The interval's level is corrected for all candidates of the bakeoff and, where the task
-    has further seeds to buy, for the second look at them.
+    The interval's level is corrected for all candidates of the bakeoff and for the looks at them.
+
+    Args:
+        looks: How often a candidate is ruled on; None: twice where the task has further seeds to buy.
     """
     task = runner.task
     names = list(dict.fromkeys(trial.candidate_id for trial in trials))
-    tries = _Tries(_tried(guards, names), 2 if len(task.seeds) > 1 else 1)
+    tries = _Tries(_tried(guards, names), looks or (2 if len(task.seeds) > 1 else 1))
     return tuple(
         _rule_on(runner, incumbent, name, [t for t in trials if t.candidate_id == name], guards, tries)
         for name in names
@@ -151,6 +158,7 @@ def conclude(
         decision=_decision(kept, candidates, final),
         notes=_notes(plan, trials),
         planner_usage=plan.usage,
+        background_additions=plan.background_additions,
     )
 
 
@@ -250,7 +258,7 @@ def _notes(plan: Plan, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     said = (
         *plan.notes.splitlines(),
         f"the planner asks for {asked.rows} training rows: {asked.focus}" if asked else "",
-        f"the planner would add to BACKGROUND.md: {plan.background_additions}"
+        "the planner would add to BACKGROUND.md what stands in BACKGROUND.additions.md"
         if plan.background_additions
         else "",
         *map(str, find_implausibly_fast([trial for trial in trials if trial.candidate_id != INCUMBENT])),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -11,9 +10,10 @@ from pydantic import Field
 from mcp_server.boundary import explain
 from mcp_server.job_tools import RecipeName, WorkspaceName
 from mcp_server.owned_jobs import OwnedJobs
+from mcp_server.probe_reports import compare_probes
 from mcp_server.replies import Compared, Decided, Refreshed, Standardized, Trials, Validated
 from mcp_server.workspaces import Confined, inside
-from tools.errors import BakehouseError, EvidenceError, ProbeError
+from tools.errors import BakehouseError
 
 ScoreName = Annotated[str, Field(description="base, trial, candidate (i0001-c1) or evaluation job id.")]
 
@@ -68,7 +68,7 @@ class EvidenceTools:
             if name[:8].isdigit():
                 self.jobs.find(name)
         if split == "probe":
-            return self._compare_probes(base, candidate)
+            return compare_probes(self.jobs, base, candidate)
         place = self.house.find(workspace)
         task = place.load_task()
         before, after = load_scores(place, base, split), load_scores(place, candidate, split)
@@ -94,11 +94,11 @@ class EvidenceTools:
     ) -> Trials:
         """List the newest trials of all bakeoffs, unmerged ones included. Use to see what was tried before
         anything new is planned. Next: compare two of them, or start_bakeoff."""
+        from agent.lineage_view import open_lineage
         from agent.score_sets import newest
-        from tools.lineage import LineageStore
 
         place = self.house.find(workspace)
-        store = LineageStore(newest(place).lineage_dir, lower_is_better=False)
+        store = open_lineage(newest(place).lineage_dir)
         trials, best = store.all_trials(), store.best()
         return Trials(
             best=None if best is None else best.exp_id,
@@ -158,36 +158,6 @@ class EvidenceTools:
         stale = [report for report in reports if report.stale]
         lines = [f"{r.entry.slug} ({r.age_days} days): {'; '.join(r.reasons)}" for r in stale]
         return Refreshed(stale=lines, fresh=len(reports) - len(stale))
-
-    def _compare_probes(self, base: str, candidate: str) -> Compared:
-        from tools.verdict import probe_guard
-
-        result = _compare_reports(*(self._report(name) for name in (candidate, base)))
-        guard = probe_guard(result)
-        return Compared(
-            verdict="held" if guard.passed else "fell",
-            reason=guard.detail,
-            base_mean=guard.base,
-            candidate_mean=guard.candidate,
-        )
-
-    def _report(self, job_id: str) -> Path:
-        from agent.launch import option_of
-
-        _, job = self.jobs.find(job_id)
-        out = option_of(job, "--out") if job.kind == "probe" else None
-        if out is None or not Path(out).is_file():
-            raise EvidenceError(f"job {job_id} has no probe report; name a probe job that has succeeded")
-        return Path(out)
-
-
-def _compare_reports(candidate: Path, base: Path) -> Any:
-    from tools.probe import KnowledgeReport, ProbeReport, compare_knowledge
-
-    try:
-        return ProbeReport.from_json(candidate).compare(ProbeReport.from_json(base))
-    except ProbeError:
-        return compare_knowledge(KnowledgeReport.from_json(base), KnowledgeReport.from_json(candidate))
 
 
 def _line(trial: Any) -> str:

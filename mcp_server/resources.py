@@ -98,10 +98,10 @@ class _Shelf:
         return {"lines": lines, "line": start, "next_line": start + PAGE_LINES if more else None}
 
     def lineage(self, workspace: str) -> str:
+        from agent.lineage_view import open_lineage
         from agent.score_sets import newest
-        from tools.lineage import LineageStore
 
-        store = LineageStore(newest(self._house.find(workspace)).lineage_dir, lower_is_better=False)
+        store = open_lineage(newest(self._house.find(workspace)).lineage_dir)
         return store.render_prompt(for_specialist="reader").rendered_prompt
 
     def decision(self, entry: str) -> Facts:

@@ -121,6 +121,21 @@ def test_a_baseline_that_waits_for_its_metric_is_best_until_something_is_measure
     assert store.best() == make_trial("001")
 
 
+def test_the_trial_that_the_search_holds_to_be_best_is_best_whatever_the_metrics_say(tmp_path: Path) -> None:
+    root = make_trial("000", status=FailureLabel.BASELINE, core_metric=0.4)
+    kept = make_trial("001", parent_exp="000", core_metric=0.6)
+    lucky = make_trial("002", parent_exp="001", core_metric=0.9, status=FailureLabel.DISCARD)
+    plain = store_of(tmp_path, root, kept, lucky, lower_is_better=False)
+    assert plain.best() == lucky
+    told = LineageStore(tmp_path, lower_is_better=False, standing="001")
+    assert told.best() == kept
+    snapshot = told.render_prompt("opt")
+    assert snapshot.current_best == kept
+    assert snapshot.chain_to_best == (root, kept)
+    assert "Current best: **exp_001**" in snapshot.rendered_prompt
+    assert LineageStore(tmp_path, lower_is_better=False, standing="gone").best() == lucky
+
+
 def test_unmeasured_keeps_come_last_in_the_leaderboard_in_both_directions(tmp_path: Path) -> None:
     trials = [make_trial("none", core_metric=None), make_trial("nan", core_metric=math.nan), make_trial("a")]
     for lower in (True, False):

@@ -24,14 +24,20 @@ class LineageStore:
     Args:
         root: Folder of the file; made at the first append.
         lower_is_better: Whether the smaller `core_metric` wins.
+        standing: The trial that the search itself holds to be best, for searches that decide on
+            more than one metric of one trial. Where the store has it, it is `best`, whatever the
+            metrics say; None leaves `best` to the metric.
     Source: fieldkit.lineage.LineageStore; `find`, `append_once` and `problems` are this project's.
     """
 
     RESULTS_FILENAME: Final = "results.tsv"
 
-    def __init__(self, root: str | Path, *, lower_is_better: bool = True) -> None:
+    def __init__(
+        self, root: str | Path, *, lower_is_better: bool = True, standing: str | None = None
+    ) -> None:
         self.root = Path(root)
         self.lower_is_better = lower_is_better
+        self.standing = standing
         self.results_path = self.root / self.RESULTS_FILENAME
         self._table = TrialTable(self.results_path)
 
@@ -70,7 +76,8 @@ class LineageStore:
         """Return the trial with the best finite `core_metric`, the first among equals.
 
         A crash, an abort or a disqualified trial is never best, whatever its metric says. Where
-        nothing was measured it is a baseline that waits for its metric, else None.
+        nothing was measured it is a baseline that waits for its metric, else None. A store that
+        was told which trial is `standing` returns that one.
         """
         return self._best(self.all_trials())
 
@@ -116,6 +123,10 @@ class LineageStore:
         return dataclasses.replace(snapshot, rendered_prompt=text)
 
     def _best(self, trials: Sequence[Trial]) -> Trial | None:
+        standing = next((trial for trial in trials if trial.exp_id == self.standing), None)
+        return standing or self._best_by_metric(trials)
+
+    def _best_by_metric(self, trials: Sequence[Trial]) -> Trial | None:
         best: Trial | None = None
         best_metric = math.inf if self.lower_is_better else -math.inf
         for trial in trials:
