@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from agent.background_notes import write_additions
+from agent.lineage_view import open_lineage
 from agent.records import IterationRecord
 from agent.review.log import read_reviews
 from tools.files import write_text_atomic
-from tools.lineage import LineageStore
 from tools.task import Task
 from tools.workspace import Workspace
 
@@ -14,14 +15,15 @@ _DETAILED = 6
 
 
 def write_context_files(here: Workspace, task: Task, record: IterationRecord) -> None:
-    """Write both files into a workspace folder, from its lineage and the last iteration."""
+    """Write both files into a workspace folder, and the page of additions where there are any."""
     write_text_atomic(here.root / "AGENT_CONTEXT.md", render_context(here, task, record))
     write_text_atomic(here.root / "PLAN.md", render_plan(task, record))
+    write_additions(here.root, record)
 
 
 def render_context(here: Workspace, task: Task, record: IterationRecord) -> str:
     """Return the history of the task: the rendered lineage, newest iteration's decision first."""
-    store = LineageStore(here.lineage_dir, lower_is_better=False)
+    store = open_lineage(here.lineage_dir)
     snapshot = store.render_prompt(
         for_specialist=record.planner,
         recent_n=_RECENT,
@@ -53,10 +55,11 @@ def render_plan(task: Task, record: IterationRecord) -> str:
     ]
     for candidate in record.candidates:
         ruling = record.ruling(candidate.candidate_id)
+        source = f" (idea {candidate.idea}, by {candidate.author})" if candidate.idea else ""
         cells = (
             candidate.candidate_id,
             ", ".join(candidate.changes),
-            candidate.hypothesis,
+            candidate.hypothesis + source,
             _points(candidate.expected_gain),
             _points(ruling.gain if ruling else None),
             ruling.verdict if ruling else f"refused: {candidate.rejected}",

@@ -15,6 +15,8 @@ from tools.patch_space import DEFAULT_SPACE, PatchSpace
 from tools.recipe import TrainRecipe
 
 if TYPE_CHECKING:
+    from agent.budget.amounts import RequestMeter
+    from agent.ideas.queue import QueueItem
     from agent.planners.evidence import PlannerEvidence
 
 __all__ = ["BudgetLeft", "DataRequest", "Plan", "PlanContext", "Proposal", "TrialSummary"]
@@ -32,10 +34,14 @@ class Proposal(BaseModel):
     hypothesis: Sentence
     expected_gain: Gain | None = None
     """Expected change of the mean selection score; None where the planner does not say."""
+    idea: Annotated[str, Field(pattern=r"^q[0-9]{4,}$")] | None = None
+    """The idea of the queue that it comes from."""
+    author: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Who had that idea; None is the planner itself."""
 
 
 class DataRequest(BaseModel):
-    """Training rows that a planner would like to have: recorded, for people and the data work to act on."""
+    """Training rows that a planner would like to have. It becomes an idea of the queue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,6 +111,11 @@ class BudgetLeft:
 
     trials: int | None = None
     wall_s: float | None = None
+    gpu_s: float | None = None
+    dollars: float | None = None
+    tokens: int | None = None
+    turns: int | None = None
+    """Requests to a language model."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +136,7 @@ class PlanContext:
     """Named texts for planners that read: mission, decisions, rendered lineage, dev failures."""
     evidence: PlannerEvidence | None = None
     """What a planner that reads may page through; None where there is nothing."""
+    ideas: tuple[QueueItem, ...] = ()
+    """Ideas that wait in the queue, oldest first."""
+    meter: RequestMeter | None = None
+    """Counts a planner's requests to a language model against the budget; None counts nothing."""

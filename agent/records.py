@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from agent.budget.amounts import Amounts
+from agent.plan import BudgetLeft
 from agent.planners.usage import PlannerUsage
 from tools.recipe import TrainRecipe
 
@@ -29,6 +31,10 @@ class CandidateRecord(Record):
     expected_gain: float | None = None
     rejected: str | None = None
     """Why it was never trained; None when it may be."""
+    idea: str | None = None
+    """The idea of the queue that it comes from."""
+    author: str | None = None
+    """Who had that idea; None is the iteration's planner."""
 
     @property
     def train_recipe(self) -> TrainRecipe:
@@ -43,7 +49,10 @@ class TrialRecord(Record):
     parent_id: str
     recipe: dict[str, Any]
     seed: int
-    status: Literal["done", "stopped_early", "failed"]
+    status: Literal[
+        "done", "stopped_early", "halted", "failed", "not_run", "train_overrun", "eval_overrun"
+    ]
+    """`not_run` never began, for want of budget; an overrun was ended, or not scored, by a cap."""
     error: str | None = None
     adapter_dir: str | None = None
     run_dir: str
@@ -72,6 +81,8 @@ class GuardRecord(Record):
     name: str
     passed: bool
     detail: str
+    measured: bool = True
+    """False where it could not be looked at: nothing is kept on an unknown, or discarded."""
 
 
 class RulingRecord(Record):
@@ -90,6 +101,13 @@ class RulingRecord(Record):
     candidate_mean: float | None = None
     p_value: float | None = None
     guards: tuple[GuardRecord, ...] = ()
+
+
+class BudgetRecord(Record):
+    """What an iteration spent, and what it left of the run's budget."""
+
+    spent: Amounts
+    left: BudgetLeft
 
 
 class IterationRecord(Record):
@@ -112,6 +130,10 @@ class IterationRecord(Record):
     notes: tuple[str, ...] = ()
     planner_usage: PlannerUsage | None = None
     """What asking the planner cost; None for one that asks nobody."""
+    budget: BudgetRecord | None = None
+    """None for one that was recorded before there were budgets."""
+    background_additions: str = ""
+    """What the planner would add to BACKGROUND.md."""
 
     def ruling(self, candidate_id: str) -> RulingRecord | None:
         """Return the last ruling on a candidate."""

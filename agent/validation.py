@@ -117,6 +117,8 @@ def _check_proposal(
         hypothesis=proposal.hypothesis,
         expected_gain=proposal.expected_gain,
         rejected=rejected,
+        idea=proposal.idea,
+        author=proposal.author,
     )
 
 

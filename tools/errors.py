@@ -12,6 +12,7 @@
     ├── HardwareError (RuntimeError)    the recipe does not fit the machine
     ├── CapabilityError (ValueError)    a size or precision that the memory arithmetic cannot use
     ├── TrainError (RuntimeError)       a run could not start or did not finish
+    ├── TrackerError (ValueError)       an experiment tracker is unknown
     ├── JobError (RuntimeError)         a detached job is unknown, lost or refused
     ├── MergeExportError (RuntimeError) merging or exporting failed
     │   └── ConvertError                a conversion between formats failed
@@ -25,6 +26,7 @@
     │   └── AdapterFileError (FileNotFoundError)  an adapter's weights are not on disk
     ├── EvidenceError (ValueError)      too little evidence, or evidence that does not pair
     ├── DecideError (RuntimeError)      the decision corpus is malformed or cannot answer
+    │   └── RerunError                  what an entry rests on cannot be measured again here
     ├── LineageError (ValueError)       a lineage row that cannot be written or read
     │   └── UnknownTrialError (KeyError)  a trial that the lineage does not hold
     ├── JournalError (RuntimeError)     the write-ahead log contradicts itself
@@ -32,7 +34,10 @@
     ├── LockHeldError (RuntimeError)    another process holds the workspace
     ├── PlannerError (RuntimeError)     a planner returned no usable plan
     │   └── PlannerOutageError          its server could not be asked, or answered with no plan twice
+    ├── IdeaError (ValueError)          an idea is malformed, unknown, or not in a state for that
     ├── BudgetError (RuntimeError)      a step's worst case is over what is left
+    ├── DiskFullError (OSError)         the disk took no more; free some space and go on
+    ├── GpuLostError (RuntimeError)     the GPU that was there is gone; mend it and go on
     └── McpError (ValueError)           the MCP server cannot be started as it was asked to
 
 A leaf also inherits the standard class that a caller would expect. A message says what
@@ -100,6 +105,10 @@ class TrainError(BakehouseError, RuntimeError):
     """A run could not start or did not finish."""
 
 
+class TrackerError(BakehouseError, ValueError):
+    """An experiment tracker that is unknown."""
+
+
 class JobError(BakehouseError, RuntimeError):
     """A detached job is unknown, lost or refused."""
 
@@ -160,6 +169,10 @@ class DecideError(BakehouseError, RuntimeError):
     """The decision corpus is malformed or has no answer."""
 
 
+class RerunError(DecideError):
+    """What an entry rests on cannot be measured again here."""
+
+
 class LineageError(BakehouseError, ValueError):
     """A lineage row that cannot be written or read."""
 
@@ -191,8 +204,20 @@ class PlannerOutageError(PlannerError):
     """A planner's server could not be asked, or gave no usable plan twice; another may step in."""
 
 
+class IdeaError(BakehouseError, ValueError):
+    """An idea of the queue that is malformed, unknown, or not in a state for what is asked."""
+
+
 class BudgetError(BakehouseError, RuntimeError):
     """The worst case of a step is over what is left of the budget."""
+
+
+class DiskFullError(BakehouseError, OSError):
+    """The disk, its quota or a limit on files took no more; free some space and go on."""
+
+
+class GpuLostError(BakehouseError, RuntimeError):
+    """The GPU that was there is gone; mend it and go on."""
 
 
 class McpError(BakehouseError, ValueError):

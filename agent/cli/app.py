@@ -15,6 +15,7 @@ from agent.cli import (
     export_commands,
     flywheel_commands,
     hardware_commands,
+    idea_commands,
     review_commands,
     run_commands,
     watch_commands,
@@ -36,6 +37,7 @@ app = typer.Typer(
 for module in (
     workspace_commands,
     data_commands,
+    idea_commands,
     run_commands,
     export_commands,
     flywheel_commands,

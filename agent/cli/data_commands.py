@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from agent.cli.option_groups import TeacherOptions, spread_groups
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, ERROR_CONSOLE, print_json, table
 from tools.workspace import Workspace
@@ -18,44 +19,28 @@ if TYPE_CHECKING:
     from agent.data_work.audit import Audit
     from agent.data_work.mending import Mended
     from agent.data_work.row_request import JobProgress, MadeRows, RowRequest
-    from agent.teachers.meter import Caps
-    from agent.teachers.teacher import Teacher
 
-TeacherKind = Annotated[
-    str, typer.Option("--teacher", help="claude, or openai for any server with /chat/completions.")
-]
-Model = Annotated[str, typer.Option(help="The teacher's model, as its endpoint calls it.")]
-BaseUrl = Annotated[
-    str | None, typer.Option(help="Address of the endpoint, such as http://localhost:8000/v1.")
-]
-KeyEnv = Annotated[str | None, typer.Option("--api-key-env", help="Environment variable that holds the key.")]
-Timeout = Annotated[float, typer.Option("--timeout-s", min=1, help="Seconds for one reply.")]
-MaxCalls = Annotated[int, typer.Option(min=1, help="Calls that the job may make.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens that the job may take, read and written.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Batches asked at once.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=500, help="Rows asked for in one call.")]
 Output = Annotated[Path | None, typer.Option(help="A .jsonl file for the rows; the train split by default.")]
-
-_CALLS = 200
-_TOKENS = 2_000_000
+TEACHER = TeacherOptions()
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to app."""
     for command in (generate, audit, augment, patch, clean):
-        app.command()(command)
+        app.command()(spread_groups(command))
 
 
 def generate(
-    n: Annotated[int, typer.Option(min=1, max=100_000, help="Rows to make.")] = 500,
+    n: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Rows to make: 500, or as many as a request asks.")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option(help="Make the rows that an idea of the queue asks for, such as q0004.")
+    ] = None,
     batch_size: BatchSize = 50,
-    teacher: TeacherKind = "claude",
-    model: Model = "",
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = None,
-    timeout_s: Timeout = 600.0,
-    max_calls: MaxCalls = _CALLS,
-    max_tokens: MaxTokens = _TOKENS,
+    teacher: TeacherOptions = TEACHER,
     concurrency: Concurrency = 4,
     output: Output = None,
     where: Where = Path("."),
@@ -64,24 +49,21 @@ def generate(
     """Let a teacher write training rows from the task's documents; each is checked before it is kept."""
     from agent.data_work.row_commands import generate_request
 
-    request = generate_request(
-        Workspace.find(where), n=n, batch_size=batch_size, concurrency=concurrency, output=output
+    workspace = Workspace.find(where)
+    if request is not None:
+        _fulfil(workspace, request, teacher, as_json, n=n, size=(batch_size, concurrency), output=output)
+        return
+    wanted = generate_request(
+        workspace, n=n or 500, batch_size=batch_size, concurrency=concurrency, output=output
     )
-    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
-    _make(request, asked, _caps(max_calls, max_tokens), as_json)
+    _make(wanted, teacher, as_json)
 
 
 def patch(
     description: Annotated[str, typer.Argument(help="What the rows should be about, in plain words.")],
     n: Annotated[int, typer.Option(min=1, max=100_000, help="Rows to make.")] = 20,
     batch_size: BatchSize = 25,
-    teacher: TeacherKind = "claude",
-    model: Model = "",
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = None,
-    timeout_s: Timeout = 600.0,
-    max_calls: MaxCalls = _CALLS,
-    max_tokens: MaxTokens = _TOKENS,
+    teacher: TeacherOptions = TEACHER,
     concurrency: Concurrency = 4,
     output: Output = None,
     where: Where = Path("."),
@@ -93,8 +75,7 @@ def patch(
     request = patch_request(
         Workspace.find(where), description, n=n, batch_size=batch_size, concurrency=concurrency, output=output
     )
-    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
-    _make(request, asked, _caps(max_calls, max_tokens), as_json)
+    _make(request, teacher, as_json)
 
 
 def augment(
@@ -102,13 +83,7 @@ def augment(
         int | None, typer.Option(min=1, max=100_000, help="Rows to make; 20 for each kind of failure.")
     ] = None,
     batch_size: BatchSize = 25,
-    teacher: TeacherKind = "claude",
-    model: Model = "",
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = None,
-    timeout_s: Timeout = 600.0,
-    max_calls: MaxCalls = _CALLS,
-    max_tokens: MaxTokens = _TOKENS,
+    teacher: TeacherOptions = TEACHER,
     concurrency: Concurrency = 4,
     output: Output = None,
     where: Where = Path("."),
@@ -120,8 +95,7 @@ def augment(
     request = augment_request(
         Workspace.find(where), n=n, batch_size=batch_size, concurrency=concurrency, output=output
     )
-    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
-    _make(request, asked, _caps(max_calls, max_tokens), as_json)
+    _make(request, teacher, as_json)
 
 
 def audit(
@@ -133,13 +107,7 @@ def audit(
     ] = "error",
     anew: Annotated[bool, typer.Option("--anew", help="Ask again about rows already reviewed.")] = False,
     batch_size: BatchSize = 20,
-    teacher: TeacherKind = "claude",
-    model: Model = "",
-    base_url: BaseUrl = None,
-    api_key_env: KeyEnv = None,
-    timeout_s: Timeout = 600.0,
-    max_calls: MaxCalls = _CALLS,
-    max_tokens: MaxTokens = _TOKENS,
+    teacher: TeacherOptions = TEACHER,
     concurrency: Concurrency = 4,
     where: Where = Path("."),
     as_json: AsJson = False,
@@ -153,7 +121,7 @@ def audit(
     least = check_severity(min_severity)
     if fix:
         choose_target(workspace, workspace.load_task(), None).check_free()
-    asked = _open_teacher(teacher, model, base_url, api_key_env, timeout_s)
+    asked = teacher.open()
     with _shown_progress("reviewing", as_json) as show:
         found = audit_rows(
             workspace,
@@ -161,7 +129,7 @@ def audit(
             batch_size=batch_size,
             concurrency=concurrency,
             anew=anew,
-            caps=_caps(max_calls, max_tokens),
+            caps=teacher.caps,
             on_progress=show,
         )
     mended = mend_rows(workspace, found, min_severity=least) if fix else None
@@ -187,29 +155,39 @@ def clean(
         CONSOLE.print(f"the rows taken out are kept in {cleaned.log}", markup=False, soft_wrap=True)
 
 
-def _open_teacher(
-    kind: str, model: str, base_url: str | None, api_key_env: str | None, timeout_s: float
-) -> Teacher:
-    from agent.teachers.registry import TeacherChoice, open_teacher
-
-    return open_teacher(TeacherChoice(kind, model, base_url, api_key_env, timeout_s))
-
-
-def _caps(max_calls: int, max_tokens: int) -> Caps:
-    from agent.teachers.meter import Caps
-
-    return Caps(max_calls, max_tokens)
-
-
-def _make(request: RowRequest, teacher: Teacher, caps: Caps, as_json: bool) -> None:
+def _make(request: RowRequest, teacher: TeacherOptions, as_json: bool) -> MadeRows:
     from agent.data_work.row_making import make_rows
 
-    with _shown_progress(f"asking {teacher.name}", as_json) as show:
-        made = make_rows(request, teacher, caps=caps, on_progress=show)
+    asked = teacher.open()
+    with _shown_progress(f"asking {asked.name}", as_json) as show:
+        made = make_rows(request, asked, caps=teacher.caps, on_progress=show)
     if as_json:
         print_json(made)
     else:
         _print_made(made)
+    return made
+
+
+def _fulfil(
+    workspace: Workspace,
+    item_id: str,
+    teacher: TeacherOptions,
+    as_json: bool,
+    *,
+    n: int | None,
+    size: tuple[int, int],
+    output: Path | None,
+) -> None:
+    from agent.data_work.fulfilment import note_rows, request_of
+    from agent.ideas.queue import open_queue
+
+    queue = open_queue(workspace)
+    item = queue.find(item_id)
+    wanted = request_of(workspace, item, n=n, batch_size=size[0], concurrency=size[1], output=output)
+    made = None if wanted.request is None else _make(wanted.request, teacher, as_json)
+    told = note_rows(queue, item, wanted, made)
+    if not as_json or made is None:
+        ERROR_CONSOLE.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_made(made: MadeRows) -> None:

@@ -12,7 +12,7 @@ _MAX_CHARS: Final = 300_000
 _MAX_FAILURES: Final = 200
 """Brackets that begin no JSON, before the rest of a reply is given up: it bounds the time spent."""
 _BRACKET: Final = re.compile(r"[\[{]")
-_LIST_KEYS: Final = ("rows", "findings", "items", "examples")
+_LIST_KEYS: Final = ("rows", "findings", "items", "examples", "proposals")
 
 
 def find_objects(text: str) -> tuple[dict[str, Any], ...]:

@@ -182,13 +182,14 @@ class _RowMaker:
             batch.number,
             self.log.job_id,
         )
+        named = {} if self.request.request is None else {"request": self.request.request}
         refused: Counter[str] = Counter()
         candidates = []
         # A reply that is far longer than asked for is not a gift but a fault.
         for place, item in enumerate(answer.objects[: 2 * batch.count], start=1):
             try:
                 row_id = f"{self.log.job_id}-b{batch.number:04d}-{place:03d}"
-                candidates.append(read_candidate(item, row_id, origin.to_meta()))
+                candidates.append(read_candidate(item, row_id, origin.to_meta(**named)))
             except DatasetError:
                 refused["schema"] += 1
         admission = self._gate.admit(candidates)
@@ -273,6 +274,7 @@ def _identity(request: RowRequest, teacher: Teacher, materials: Materials) -> di
         "gaps": list(request.gaps),
         "target": str(request.target.path),
         "materials": materials.digest,
+        **({} if request.request is None else {"request": request.request}),
     }
 
 

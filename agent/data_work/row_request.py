@@ -27,6 +27,8 @@ class RowRequest:
     target: Target
     batch_size: int = 50
     concurrency: int = 4
+    request: str | None = None
+    """The request of the queue that the rows are made for, as it stands in their origin."""
 
     def __post_init__(self) -> None:
         if not self.gaps or min(self.n, self.batch_size, self.concurrency) < 1:

@@ -134,6 +134,10 @@ class CandidateFilter:
         patch = patch_from_mapping(wanted, space=space)
         return Candidate(patch, apply_patch(incumbent, patch, space=space))
 
+    def is_known(self, candidate: Candidate) -> bool:
+        """Return whether the recipe was tried or is in the plan already."""
+        return recipe_key(candidate.recipe) in self._seen
+
     def add(self, candidate: Candidate) -> bool:
         """Remember candidate; return whether it is new."""
         key = recipe_key(candidate.recipe)

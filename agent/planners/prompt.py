@@ -8,23 +8,18 @@ rule that says what quoted text is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent.plan import BudgetLeft, PlanContext, TrialSummary
+from agent.plan import BudgetLeft, PlanContext
 from agent.planners.calibration import calibrate, describe_calibration
 from agent.planners.quoting import quote, tagged
-from tools.patch import diff_recipes, format_changes
+from agent.planners.sections import head_sections, state_sections
 
 __all__ = ["PlannerPrompt", "build_prompt"]
 
 STATE_CHARS: Final = 60_000
 """Most characters of the second half; the head has no limit."""
-_HEAD_SECTIONS: Final = ("mission", "background", "system_prompt", "task")
-# In the order in which they get their share of the space; what is left over is the history's.
-_STATE_SECTIONS: Final = ("diagnostics", "dev_failures", "decisions", "lineage")
-_SECTION_SHARE: Final = 0.2
 
 _RULES: Final = """\
 You plan experiments that fine-tune a language model. Each iteration you propose candidates:
@@ -35,9 +30,12 @@ candidates beat many vague ones.
 
 What you may do:
 - Propose patches of the fields in <patch_space>, inside their ranges, with `submit_plan`.
+- Take an idea that waits in <queue> by its id, in the place of a patch. Take it because it is good
+  now, not because it is there.
 - Look things up with the other tools. They are read only. Nothing else exists.
-- Ask for training data (`data_request`) and suggest background knowledge (`background_additions`);
-  people decide on both.
+- Ask for training data (`data_request`), which joins the queue, and suggest background knowledge
+  (`background_additions`), which a person may take over. What you suggested and nobody has checked
+  stands in <unverified_notes>: it is a memory, not a fact.
 
 What is refused and recorded, whoever asks for it: any other field; the task, scorer, splits,
 seeds, target score, base model, data files or paths; a recipe that was tried before; a candidate
@@ -84,24 +82,9 @@ def build_prompt(
         tagged("standing", _standing(context, n_wanted, turns, max_cost_ratio)),
         tagged("calibration", describe_calibration(calibrate(context.history))),
     ]
-    room = state_chars - sum(map(len, fixed))
-    for name in _STATE_SECTIONS:
-        text = context.background.get(name, "").strip()
-        if text:
-            section = tagged(name, _first_lines(text, max(0, min(room, int(state_chars * _SECTION_SHARE)))))
-            room -= len(section)
-            fixed.append(section)
-    history, left_out = _history(context, max(0, room))
-    return PlannerPrompt(_head(context), "\n\n".join([*fixed, history]), left_out)
-
-
-def _head(context: PlanContext) -> str:
-    sections = [
-        tagged(name, context.background[name])
-        for name in _HEAD_SECTIONS
-        if context.background.get(name, "").strip()
-    ]
-    return "\n\n".join([_RULES, tagged("patch_space", context.patch_space.describe()), *sections])
+    state = state_sections(context, fixed, state_chars)
+    head = "\n\n".join([_RULES, *head_sections(context)])
+    return PlannerPrompt(head, "\n\n".join(state.texts), state.n_trials_left_out)
 
 
 def _standing(context: PlanContext, n_wanted: int, turns: int, max_cost_ratio: float) -> str:
@@ -123,45 +106,3 @@ def _budget(left: BudgetLeft) -> str:
     trials = "no cap on trials" if left.trials is None else f"{left.trials} trials"
     wall = "no cap on time" if left.wall_s is None else f"{left.wall_s:.0f} s"
     return f"{trials}, {wall}"
-
-
-def _history(context: PlanContext, room: int) -> tuple[str, int]:
-    """Return the trials, oldest first, as many of the newest as fit, and how many did not."""
-    lines: list[str] = []
-    used = 0
-    for trial in reversed(context.history):
-        line = _trial(trial, context)
-        if used + len(line) + 1 > room and lines:
-            break
-        lines.append(line)
-        used += len(line) + 1
-    left_out = len(context.history) - len(lines)
-    return tagged("history", "\n".join(_history_lines(lines, left_out))), left_out
-
-
-def _history_lines(newest_first: Sequence[str], left_out: int) -> list[str]:
-    first = [f"{left_out} older trial(s) left out; read_lineage pages through all"] if left_out else []
-    return [*first, *reversed(newest_first)] or ["no trial yet"]
-
-
-def _trial(trial: TrialSummary, context: PlanContext) -> str:
-    told = {
-        "trial": trial.trial_id,
-        "planner": trial.planner,
-        "status": trial.status,
-        "score": trial.score,
-        "gain": trial.gain,
-        "expected": trial.expected_gain,
-        "train_s": trial.train_s,
-        "against_incumbent": format_changes(diff_recipes(context.incumbent, trial.recipe)),
-    }
-    return quote(told)
-
-
-def _first_lines(text: str, room: int) -> str:
-    """Return whole lines from the start, which is where each section has its newest."""
-    if len(text) <= room:
-        return text
-    mark = "(shortened; the tools show the rest)"
-    kept = text[: max(0, room - len(mark) - 1)].rpartition("\n")[0]
-    return f"{kept}\n{mark}" if kept else mark

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.planners.planner import Planner
+from agent.planners.queue_first import QueueFirstPlanner
 from tools.errors import PlannerError
 from tools.task import BakeoffSettings
 
@@ -18,7 +19,7 @@ def open_planner(
     plan_file: Path | None = None,
     settings: BakeoffSettings | None = None,
 ) -> Planner:
-    """Return the planner that a task names.
+    """Return the planner that a task names; those that read no prompt try the queue's ideas first.
 
     Args:
         seed: Of the planners that draw.
@@ -31,13 +32,13 @@ def open_planner(
     if name == "optuna":
         from agent.planners.optuna_planner import OptunaPlanner
 
-        return OptunaPlanner(seed=seed)
+        return QueueFirstPlanner(OptunaPlanner(seed=seed))
     if name == "fixed":
         from agent.planners.fixed import FixedPlanner
 
         if plan_file is None:
             raise PlannerError("planner 'fixed' needs a file of patches; give one with --plan")
-        return FixedPlanner(plan_file)
+        return QueueFirstPlanner(FixedPlanner(plan_file))
     if name == "claude":
         return _open_claude(settings or BakeoffSettings(), seed)
     raise PlannerError(f"planner is {name!r}; allowed: 'optuna', 'claude', 'fixed'")

@@ -8,20 +8,22 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from agent.ideas.queue import QueueItem
 from agent.plan import DataRequest, Gain, PlanContext, Proposal, Sentence
-from agent.planners.candidates import CandidateFilter
+from agent.planners.candidates import Candidate, CandidateFilter
+from agent.planners.queue_first import propose_idea
 from agent.planners.quoting import cut
 from tools.errors import PatchError
 from tools.patch_space import FieldRange, PatchSpace
 
-__all__ = ["Submission", "check_submission", "submission_schema"]
+__all__ = ["Submission", "check_submission", "describe_problems", "parse_nested", "submission_schema"]
 
 _MOST_PROBLEMS: Final = 40
 _PROBLEM_CHARS: Final = 400
 
 
-def _parse_text(value: Any) -> Any:
-    # Models now and then send a nested value as its JSON text.
+def parse_nested(value: Any) -> Any:
+    """Return a value, or what its JSON text holds: models now and then send a nested value as text."""
     if not isinstance(value, str):
         return value
     try:
@@ -33,8 +35,9 @@ def _parse_text(value: Any) -> Any:
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    patch: Annotated[dict[str, Any], BeforeValidator(_parse_text)]
-    hypothesis: Sentence
+    patch: Annotated[dict[str, Any] | None, BeforeValidator(parse_nested)] = None
+    idea: Annotated[str, Field(max_length=64)] | None = None
+    hypothesis: Sentence | None = None
     expected_gain: Gain | None = None
 
 
@@ -42,10 +45,10 @@ class _Sheet(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hypothesis: Sentence
-    proposals: Annotated[tuple[Any, ...], BeforeValidator(_parse_text), Field(min_length=1, max_length=64)]
+    proposals: Annotated[tuple[Any, ...], BeforeValidator(parse_nested), Field(min_length=1, max_length=64)]
     expected_gain: Gain | None = None
     notes: Annotated[str, Field(max_length=4000)] = ""
-    data_request: Annotated[DataRequest | None, BeforeValidator(_parse_text)] = None
+    data_request: Annotated[DataRequest | None, BeforeValidator(parse_nested)] = None
     background_additions: Annotated[str, Field(max_length=8000)] = ""
 
 
@@ -70,13 +73,13 @@ def check_submission(data: Any, context: PlanContext, *, max_cost_ratio: float) 
     try:
         sheet = _Sheet.model_validate(data)
     except ValidationError as err:
-        return Submission(problems=_limit(_say(err, "plan")))
+        return Submission(problems=_limit(describe_problems(err, "plan")))
     filter_ = CandidateFilter(context, max_cost_ratio)
     wanted = filter_.n_wanted()
     proposals: list[Proposal] = []
     problems: list[str] = []
     for number, entry in enumerate(sheet.proposals, start=1):
-        found = _check_entry(_parse_text(entry), filter_)
+        found = _check_entry(parse_nested(entry), filter_)
         if isinstance(found, Proposal):
             proposals.append(found)
         else:
@@ -105,13 +108,18 @@ def submission_schema(space: PatchSpace) -> dict[str, Any]:
     }
     entry = {
         "type": "object",
-        "properties": {"patch": patch, "hypothesis": {"type": "string"}, "expected_gain": gain},
-        "required": ["patch", "hypothesis", "expected_gain"],
+        "properties": {
+            "patch": patch,
+            "idea": {"type": "string", "description": "id of an idea in <queue>, in the place of a patch"},
+            "hypothesis": {"type": "string"},
+            "expected_gain": gain,
+        },
+        "required": ["hypothesis", "expected_gain"],
         "additionalProperties": False,
     }
     request = {
         "type": ["object", "null"],
-        "description": "training rows that you would like to have",
+        "description": "training rows that you would like to have; it joins the queue",
         "properties": {"focus": {"type": "string"}, "rows": {"type": "integer"}},
         "required": ["focus", "rows"],
         "additionalProperties": False,
@@ -135,9 +143,12 @@ def _check_entry(data: Any, candidates: CandidateFilter) -> Proposal | list[str]
     try:
         entry = _Entry.model_validate(data)
     except ValidationError as err:
-        return _say(err, "proposal")
+        return describe_problems(err, "proposal")
+    item = next((one for one in candidates.context.ideas if one.id == entry.idea), None)
+    if problem := _source_problem(entry, item):
+        return [problem]
     space = candidates.context.patch_space
-    values = space.canonical(entry.patch)
+    values = space.canonical(_wanted_values(entry, item))
     if not values:
         return ["the patch names no field; name at least one"]
     if problems := space.problems(values):
@@ -152,7 +163,34 @@ def _check_entry(data: Any, candidates: CandidateFilter) -> Proposal | list[str]
         return [f"costs more than {candidates.max_cost_ratio:g} times the incumbent; train less or smaller"]
     if not candidates.add(candidate):
         return ["this recipe was tried before, or stands twice in the plan"]
-    return Proposal(patch=candidate.patch, hypothesis=entry.hypothesis, expected_gain=entry.expected_gain)
+    return _propose(entry, item, candidate)
+
+
+def _source_problem(entry: _Entry, item: QueueItem | None) -> str | None:
+    if (entry.patch is None) == (entry.idea is None):
+        return "give a patch, or the id of an idea in <queue>, and not both"
+    if entry.idea is None:
+        return None if entry.hypothesis else "hypothesis: a patch needs one"
+    if item is None or item.idea.patch is None:
+        return f"there is no patch {cut(entry.idea, 80)!r} waiting in <queue>"
+    return None
+
+
+def _wanted_values(entry: _Entry, item: QueueItem | None) -> dict[str, Any]:
+    return item.idea.patch.values() if item and item.idea.patch else entry.patch or {}
+
+
+def _propose(entry: _Entry, item: QueueItem | None, candidate: Candidate) -> Proposal:
+    if item is None:
+        return Proposal(
+            patch=candidate.patch, hypothesis=str(entry.hypothesis), expected_gain=entry.expected_gain
+        )
+    # Whoever says what is gained is held to it.
+    proposal = propose_idea(item, candidate)
+    own = {"hypothesis": entry.hypothesis or proposal.hypothesis}
+    if entry.expected_gain is None:
+        return proposal.model_copy(update=own)
+    return proposal.model_copy(update={**own, "expected_gain": entry.expected_gain, "author": None})
 
 
 def _field_schema(rule: FieldRange) -> dict[str, Any]:
@@ -168,7 +206,8 @@ def _nullable(kind: str, rule: FieldRange) -> str | list[str]:
     return [kind, "null"] if rule.nullable else kind
 
 
-def _say(err: ValidationError, noun: str) -> list[str]:
+def describe_problems(err: ValidationError, noun: str) -> list[str]:
+    """Return a sentence for each thing that is wrong with what a model sent."""
     found = []
     for error in err.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(str(part) for part in error["loc"]) or noun

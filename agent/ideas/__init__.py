@@ -1,0 +1,1 @@
+"""Ideas: what might be tried next, on what grounds, and what became of it."""
