@@ -106,7 +106,8 @@ def _merge(workspace: Workspace, result: Mapping[str, Any] | None) -> JobState:
     folder = Path(str(result["merged_hf_dir"]))
     root = workspace.root.resolve()
     shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
-    return JobState(result=f"checkpoint {result['source_iter']} is merged and exported to {shown}")
+    text = f"checkpoint {result['source_iter']} is merged and exported to {shown}"
+    return JobState(result=f"{text}; {result.get('parity_in_words') or 'not compared with the adapter'}")
 
 
 def _flywheel(workspace: Workspace, job: JobRecord) -> JobState:

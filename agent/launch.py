@@ -86,11 +86,13 @@ def start_probe(
     model: str,
     adapter: Path | None,
     report: Path,
+    tag: str = "probe",
     key: str | None = None,
 ) -> JobRecord:
-    """Put a probe set to a model; the report appears, whole, at the end."""
+    """Put a probe set to a model; the report, named by tag, appears whole at the end."""
     report.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-P", "-m", "tools.probe", str(questions), "--model", model, "--out", str(report)]
+    argv += ["--tag", tag]
     argv += [] if adapter is None else ["--adapter", str(adapter)]
     return start_job(workspace.jobs_dir, "probe", argv, cwd=workspace.root, idempotency_key=key)
 

@@ -30,18 +30,23 @@ def find_adapter(workspace: Workspace, name: str) -> Path | None:
     """Return the folder of a saved adapter, None for the untrained base.
 
     Args:
-        name: Empty or `base`, the id of a training job, or a folder inside the workspace.
+        name: Empty or `base`, the id of a training job or of a trial, or a folder inside the workspace.
     Raises:
         TaskError: there is no such adapter, or the path leaves the workspace.
         JobError: the job is unknown.
     """
     if name in ("", BASE_TRIAL):
         return None
-    folder = _job_adapter(workspace, name) if _is_job(name) else workspace.inside(name)
+    if _is_job(name):
+        folder = _job_adapter(workspace, name)
+    elif _NAME.match(name) and (run_dir := workspace.runs_dir / name / f"runs-{MODE_FULL}").is_dir():
+        folder = _best_checkpoint(workspace.inside(run_dir), f"trial {name}")
+    else:
+        folder = workspace.inside(name)
     if not (folder / "adapter_config.json").is_file():
         raise TaskError(
-            f"{name!r} holds no adapter_config.json; name a training job that saved a checkpoint, an "
-            "iter_NNNNNNN folder of a run inside the workspace, or nothing for the untrained base"
+            f"{name!r} holds no adapter_config.json; name a training job that saved a checkpoint, a "
+            "trial, an iter_NNNNNNN folder of a run inside the workspace, or nothing for the untrained base"
         )
     return folder
 
@@ -106,10 +111,14 @@ def _job_adapter(workspace: Workspace, job_id: str) -> Path:
                 f"job {job.id} has trained into {run_dir} after {job_id}, whose adapter is gone; give each "
                 "recipe an output_dir of its own to keep both"
             )
+    return _best_checkpoint(run_dir, f"job {job_id}")
+
+
+def _best_checkpoint(run_dir: Path, whose: str) -> Path:
     found = read_progress(run_dir)
     number = found.best_iter or found.latest_iter
     if not number:
-        raise TaskError(f"job {job_id} has saved no checkpoint in {run_dir} yet; poll it until it has")
+        raise TaskError(f"{whose} has saved no checkpoint in {run_dir} yet; poll it until it has")
     return run_dir / f"iter_{number:07d}"
 
 

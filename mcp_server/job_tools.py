@@ -17,6 +17,7 @@ from mcp_server.owned_jobs import OwnedJobs, tell
 from mcp_server.replies import Polled, Started
 from mcp_server.workspaces import Confined, inside
 from tools.errors import TaskError
+from tools.files import digest_bytes
 from tools.jobs import cancel_job
 from tools.recipe import MODE_FULL, TrainRecipe
 from tools.workspace import Workspace
@@ -27,7 +28,7 @@ Key = Annotated[
     str, Field(description="Your own unique text: repeating a call with it starts nothing twice.")
 ]
 AdapterName = Annotated[
-    str, Field(description="Training job id or iter_NNNNNNN folder; empty: untrained base.")
+    str, Field(description="Training job or trial id, or iter_NNNNNNN folder; empty: untrained base.")
 ]
 _LOOK_EVERY_S: Final = 0.5
 _CANCEL_WAIT_S: Final = 3.0
@@ -136,12 +137,13 @@ class JobTools:
         idempotency_key: Key = "",
         workspace: WorkspaceName = "",
     ) -> Started:
-        """Merge a trained recipe's adapter into its base and export it in Hugging Face layout, as a job.
-        Use once evaluation says that it is worth serving. Next: poll."""
+        """Merge a trained recipe's or trial's adapter into its base, export it in Hugging Face layout and
+        check that the export answers as the adapter does, as a job. Use once evaluation says that it is
+        worth serving. Next: poll; its result tells the parity."""
         from agent.launch import start_merge
 
         place = self.house.find(workspace)
-        frozen = self.house.freeze(place, self.house.recipe(place, recipe))
+        frozen = self.house.freeze(place, self.house.recipe_of_run(place, recipe))
         launch = partial(start_merge, place, recipe_file=frozen, iteration=iteration or None)
         return self.jobs.start(place, idempotency_key, lambda key: launch(key=key))
 
@@ -162,16 +164,22 @@ class JobTools:
         recipe = self.house.recipe(place, "").resolve(place.root)
         file = _existing(place, questions or place.load_task().data.probe)
         folder = find_adapter(place, self._own(adapter))
-        name = f"{file.stem}-{'base' if folder is None else folder.name}-{time.time_ns():x}.json"
+        probed = "base" if folder is None else folder.name
         launch = partial(
             start_probe,
             place,
             questions=file,
             model=resolve_base_model(recipe.base_model),
             adapter=folder,
-            report=place.state_dir / "probes" / name,
+            tag=probed,
         )
-        return self.jobs.start(place, idempotency_key, lambda key: launch(key=key))
+        # The name comes of the key: a call that is repeated has to name the same report.
+        reports = place.state_dir / "probes" / f"{file.stem}-{probed}"
+        return self.jobs.start(
+            place,
+            idempotency_key,
+            lambda key: launch(report=reports / f"{digest_bytes(key.encode())[:16]}.json", key=key),
+        )
 
     def ask_train(self, recipe: str, mode: str, workspace: str) -> str | None:
         """Ask before a training that sees many rows."""
@@ -194,7 +202,7 @@ class JobTools:
         from tools.merge import MERGED_HF
 
         place = self.house.find(workspace)
-        folder = inside(place, self.house.recipe(place, recipe).output_dir) / MERGED_HF
+        folder = inside(place, self.house.recipe_of_run(place, recipe).output_dir) / MERGED_HF
         if not folder.exists():
             return None
         return f"{folder.relative_to(place.root.resolve())} is there already and would be replaced."

@@ -18,6 +18,7 @@ from tools.workspace import Workspace
 from tools.yaml_text import dump_yaml
 
 _TRIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_FILES: Final = (".yaml", ".yml", ".json")
 CURRENT: Final = "current"
 
 
@@ -71,7 +72,27 @@ class Confined:
             RecipeError: there is no such recipe, or it asks for what the operator did not allow.
             TaskError: the path leaves the workspace.
         """
-        recipe = TrainRecipe.from_yaml(self.recipe_file(workspace, name))
+        return self._checked(workspace, TrainRecipe.from_yaml(self.recipe_file(workspace, name)))
+
+    def recipe_of_run(self, workspace: Workspace, name: str) -> TrainRecipe:
+        """Return a recipe as `recipe` does, for its run: a trial's lies in a folder of the trial's own.
+
+        Raises:
+            RecipeError: as for `recipe`.
+            TaskError: the path leaves the workspace.
+            MergeExportError: the trial's run is not on this machine.
+        """
+        from agent.exporting import recipe_of_run
+
+        if not self.is_trial(name):
+            return self.recipe(workspace, name)
+        return self._checked(workspace, recipe_of_run(workspace, name, self.recipe_file(workspace, name)))
+
+    def is_trial(self, name: str) -> bool:
+        """Return whether a recipe's name is a trial's id."""
+        return name not in ("", CURRENT) and not name.endswith(_FILES)
+
+    def _checked(self, workspace: Workspace, recipe: TrainRecipe) -> TrainRecipe:
         recipe.validate()
         self._check_lane(recipe)
         self._check_paths(workspace, recipe)
@@ -86,7 +107,7 @@ class Confined:
         """
         if name in ("", CURRENT):
             return workspace.recipe_file
-        if name.endswith((".yaml", ".yml", ".json")):
+        if name.endswith(_FILES):
             return inside(workspace, name)
         if _TRIAL.match(name):
             for place in (newest(workspace), workspace):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -92,3 +94,14 @@ def url(workspace: Workspace, base: Path) -> Iterator[str]:
 
 def http(name: str) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(headers={"authorization": f"Bearer {TOKENS[name]}"}, timeout=30)
+
+
+def edit_recipe(workspace: Workspace, **fields: Any) -> None:
+    """Set fields of the workspace's recipe."""
+    lines = [
+        line
+        for line in workspace.recipe_file.read_text("utf-8").splitlines()
+        if line.partition(":")[0] not in fields
+    ]
+    lines += [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
+    workspace.recipe_file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp_types import TextContent
 
 from mcp_server.replies import HIDDEN, hide_secrets
-from tests.mcp_server.conftest import Serve
+from tests.mcp_server.conftest import Serve, edit_recipe
 from tools.jobs import list_jobs, start_job, wait_job
 from tools.workspace import Workspace
 
@@ -29,16 +29,6 @@ async def refused(client: Client, tool: str, **arguments: Any) -> str:
     assert isinstance(block, TextContent)
     assert result.is_error, block.text
     return block.text
-
-
-def edit_recipe(workspace: Workspace, **fields: Any) -> None:
-    lines = [
-        line
-        for line in workspace.recipe_file.read_text("utf-8").splitlines()
-        if line.partition(":")[0] not in fields
-    ]
-    lines += [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
-    workspace.recipe_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize(

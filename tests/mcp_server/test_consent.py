@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from mcp import Client
 from mcp.client.session import ClientRequestContext
 from mcp_types import ElicitRequestParams, ElicitResult, TextContent
 
+from agent.launch import option_of
 from tests.mcp_server.conftest import Serve
+from tools.files import write_json_atomic
 from tools.jobs import cancel_job, list_jobs
+from tools.recipe import TrainRecipe
 from tools.workspace import Workspace
 
 pytestmark = pytest.mark.anyio
@@ -102,3 +106,30 @@ async def test_an_export_is_not_replaced_without_a_yes(serve: Serve, workspace: 
         assert (await client.call_tool("merge", {})).is_error
     assert person.asked == [".bakehouse/runs/merged-hf-bf16 is there already and would be replaced."]
     assert stop_all(workspace) == 0
+
+
+async def test_a_trial_is_merged_and_scored_from_its_own_run(serve: Serve, workspace: Workspace) -> None:
+    trial = "i0001-c1-s17"
+    workspace.load_recipe().to_yaml(workspace.lineage_dir / trial / "recipe.yaml")
+    run_dir = workspace.runs_dir / trial / "runs-full"
+    (run_dir / "iter_0000008").mkdir(parents=True)
+    config = {"base_model_name_or_path": workspace.load_recipe().base_model}
+    write_json_atomic(run_dir / "iter_0000008" / "adapter_config.json", config)
+    (run_dir / "latest_checkpointed_iteration.txt").write_text("8", encoding="utf-8")
+    person = Person("accept")
+    async with Client(serve(), elicitation_callback=person) as client:
+        for _ in range(2):
+            result = await client.call_tool("merge", {"recipe": trial})
+            assert not result.is_error, text_of(result)
+            (workspace.runs_dir / trial / "merged-hf-bf16").mkdir(exist_ok=True)
+        result = await client.call_tool("evaluate", {"adapter": trial})
+        assert not result.is_error, text_of(result)
+        unknown = await client.call_tool("merge", {"recipe": "i0009-c1-s17"})
+        assert "a trial's id from `lineage`" in text_of(unknown)
+    assert person.asked == [f".bakehouse/runs/{trial}/merged-hf-bf16 is there already and would be replaced."]
+    merge, again, score = list_jobs(workspace.jobs_dir)
+    stop_all(workspace)
+    frozen = TrainRecipe.from_yaml(option_of(merge, "--recipe") or "")
+    assert Path(frozen.output_dir) == (workspace.runs_dir / trial).resolve()
+    assert again.argv == merge.argv
+    assert option_of(score, "--adapter") == str((run_dir / "iter_0000008").resolve())

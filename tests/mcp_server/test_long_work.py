@@ -100,7 +100,10 @@ anyio.run(main)
 
         merged = await until_ended(client, (await facts(client, "merge"))["job_id"])
         assert merged["status"] == "succeeded", merged
-        export = merged["result"].rpartition(" ")[2]
+        told, parity = merged["result"].split("; ", 1)
+        assert "parity on" in parity
+        assert "export 0, same choice" in parity
+        export = told.rpartition(" ")[2]
         assert (workspace.root / export / "model.safetensors").is_file()
         assert (await facts(client, "standardize", path=export))["changes"] == []
     assert len(list_jobs(workspace.jobs_dir)) == 4
