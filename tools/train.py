@@ -15,10 +15,11 @@ from tools.errors import LockHeldError, RecipeError, TrainError
 from tools.heartbeat import Heartbeat, progress_dir
 from tools.lanes import Lane, LaunchPlan, get_lane
 from tools.lanes.lane import count_rows
-from tools.lanes.local import explain_end
+from tools.lanes.local import RESULT, explain_end
 from tools.poll import TRACKER, poll_run_progress, read_tracker
 from tools.recipe import MODE_FULL, MODE_SMOKE, Mode, TrainRecipe
 from tools.run_folder import claim_run_dir, held, mark_finished, marks
+from tools.trackers.sidecars import mirrored_recipe
 
 __all__ = ["TrainResult", "run", "sft_progress_dir"]
 
@@ -156,6 +157,7 @@ class _Watched:
         self._log_path = self._run_dir / "train.log"
         with (
             _Truthful(self),
+            mirrored_recipe(self._recipe, self._mode, self._run_dir, result_path=self._run_dir / RESULT),
             Child.start(
                 plan.argv,
                 log_path=self._log_path,

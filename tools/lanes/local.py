@@ -17,6 +17,7 @@ from tools.files import write_json_atomic
 from tools.lanes.lane import LaunchPlan, Outcome
 from tools.recipe import Mode, TrainRecipe
 from tools.run_folder import held
+from tools.trackers.sidecars import mirrored_spec
 
 __all__ = ["LocalLane", "run_engine"]
 
@@ -170,8 +171,9 @@ def run_spec(
     result_path = Path(spec["result_path"])
     with held(spec_path.with_name(f".{spec_path.name}.lock"), what=f"the engine spec {spec_path}") as lock:
         result_path.unlink(missing_ok=True)
-        end = run(write_json_atomic(spec_path, dict(spec)).absolute(), lock)
-        explain_end(end, "the engine", log_path, timeout_s)
+        with mirrored_spec(spec, spec_path):
+            end = run(write_json_atomic(spec_path, dict(spec)).absolute(), lock)
+            explain_end(end, "the engine", log_path, timeout_s)
         return _read_result(result_path)
 
 
