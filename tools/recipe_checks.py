@@ -157,6 +157,8 @@ def check_combinations(recipe: TrainRecipe) -> None:
             refuse(f"extra_env {sorted(recipe.extra_env)}: only the nemo and unsloth lanes take it")
         if recipe.container:
             refuse(f"container is {recipe.container!r}: the {recipe.backend} lane runs in none; set null")
+    elif recipe.gradient_checkpointing:
+        refuse(f"gradient_checkpointing: the {recipe.backend} trainer decides this itself; set it to false")
     recipe.lora_target_modules_for_backend()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from agent.plan import PlanContext, TrialSummary
+from agent.training_rows import is_own_file
 from tools.errors import PatchError, PlannerError
 from tools.patch import RecipePatch, apply_patch, patch_from_mapping
 from tools.patch_space import PROJECTIONS
@@ -22,6 +23,7 @@ _NOT_IN_KEY: Final = frozenset(
         *("seed", "notes", "output_dir", "base_model", "dataset_jsonl", "system_prompt_file"),
         *("backend", "container", "extra_env", "save_interval", "most_recent_k", "smoke_steps"),
         *("eval_interval", "early_stop_patience", "micro_batch_size", "packing"),
+        "gradient_checkpointing",
     }
 )
 # The width at which a rank is weighed where the model's own is not known.
@@ -45,7 +47,9 @@ def recipe_key(recipe: TrainRecipe) -> Hashable:
         value = getattr(recipe, item.name)
         # 2 and 2.0 are one key already; lists of names are sets.
         parts.append((item.name, frozenset(value) if isinstance(value, tuple) else value))
-    return tuple(parts)
+    # Rows that were made for a request teach something else; their file's name is their digest.
+    own = recipe.dataset_jsonl if is_own_file(recipe.dataset_jsonl) else None
+    return (*parts, own)
 
 
 def is_tried(trial: TrialSummary) -> bool:

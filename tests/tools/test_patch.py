@@ -39,6 +39,7 @@ LOCKED = [
     "eval_interval",
     "early_stop_patience",
     "use_dora",
+    "gradient_checkpointing",
     "most_recent_k",
 ]
 

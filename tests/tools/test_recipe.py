@@ -86,6 +86,8 @@ def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
         ({"backend": "nemo", "lora_target_modules": ("wte",)}, "lora_target_modules"),
         ({"early_stop_patience": 2}, "eval_interval"),
         ({"use_dora": True}, "use_dora"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing"),
+        ({"gradient_checkpointing": True, "backend": "unsloth"}, "gradient_checkpointing"),
         ({"extra_env": {"A": "b"}}, "extra_env"),
         ({"extra_env": {"A": 1}, "backend": "nemo"}, "extra_env"),
         ({"lora_layers": (1, 1)}, "lora_layers"),
@@ -136,6 +138,7 @@ def test_containers_have_their_documented_names() -> None:
 
 def test_the_digest_covers_what_changes_weights_and_nothing_else() -> None:
     assert recipe().digest == recipe(notes="hello").replace(output_dir="elsewhere").digest
+    assert recipe().digest == recipe(gradient_checkpointing=True).digest
     assert recipe().digest != recipe(seed=43).digest
     assert recipe().digest != recipe(lora_rank=8).digest
 

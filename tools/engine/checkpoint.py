@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +67,8 @@ class TrainerState:
     best_step: int | None
     evals_without_gain: int
     scored_step: int | None
+    rung_scores: dict[int, float] = field(default_factory=dict)
+    """Scores that a search compared, by step."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from tools.engine.checkpoint import (
     rotate,
     save_checkpoint,
 )
-from tools.engine.lora import LoraShape
+from tools.engine.halving import Halving
+from tools.engine.lora import DropWindow, LoraShape
 from tools.engine.memory import peak_memory_bytes
 from tools.engine.results import MemberResult, MemberStatus
 from tools.engine.schedule import learning_rate_at
@@ -44,7 +45,14 @@ T = TypeVar("T")
 class Member:
     """A trial that is being trained. It steps at its own pace, whoever trains beside it."""
 
-    def __init__(self, spec: StackMember, base: LoadedBase, encoder: RowEncoder, mode: Mode) -> None:
+    def __init__(
+        self,
+        spec: StackMember,
+        base: LoadedBase,
+        encoder: RowEncoder,
+        mode: Mode,
+        search: Halving | None = None,
+    ) -> None:
         self.spec = spec
         self.recipe = spec.recipe
         self.run_dir = Path(spec.run_dir)
@@ -66,6 +74,8 @@ class Member:
         self.train_s = 0.0
         self.best_score: float | None = None
         self.best_step: int | None = None
+        self.rung_steps = () if search is None else search.steps(self.total_steps)
+        self.rung_scores: dict[int, float] = {}
         self.last_loss: float | None = None
         self._base = base
         self._data_digest = dataset.digest
@@ -77,6 +87,7 @@ class Member:
         self._step_loss: torch.Tensor | float = 0.0
         self._step_tokens = 0
         self._step_s = 0.0
+        self._dropout_state = self._micro_state = self.adapter.generator.get_state()
         self._lock.enter_context(hold_lock(self.run_dir / ".lock", timeout_s=_LOCK_TIMEOUT_S))
         try:
             self._resume_or_start()
@@ -101,28 +112,47 @@ class Member:
 
     @property
     def is_score_due(self) -> bool:
-        """The present weights belong to an evaluation step and have no score yet."""
-        interval = self.recipe.eval_interval
-        if interval is None or self.step == 0 or self._scored_step == self.step:
+        """The present weights belong to an evaluation step or to a rung and have no score yet."""
+        if self.step == 0 or self._scored_step == self.step:
             return False
-        return self.step % interval == 0 or self.step >= self.total_steps
+        return self._is_at_interval or self.step in self.rung_steps
+
+    @property
+    def standings(self) -> tuple[float | None, ...]:
+        """The score with which it stands at each rung; one that it did not reach takes its best.
+
+        None where nothing was scored.
+        """
+        return tuple(self.rung_scores.get(step, self.best_score) for step in self.rung_steps)
 
     @property
     def pass_tokens(self) -> int:
         """Most tokens that this member brings to one pass."""
         return self.recipe.micro_batch_size * max(len(row.input_ids) for row in self.rows)
 
-    def next_part(self) -> StreamPart:
-        """Return the rows of the next pass."""
-        size = self.recipe.micro_batch_size
-        rows = tuple(self._step_rows[self._next_row : self._next_row + size])
+    def next_part(self, max_tokens: int | None = None) -> StreamPart:
+        """Return the rows of the next pass: a micro-batch, or what max_tokens hold of its rest."""
+        rows = self._next_rows(max_tokens)
+        if self.adapter.dropout:
+            self._place_dropout(rows)
         return StreamPart(rows, self._token_weight, shares_prefix=not self.adapter.dropout)
+
+    def next_tokens(self, max_tokens: int | None = None) -> int:
+        """Return how many tokens next_part would bring."""
+        return _n_tokens(self._next_rows(max_tokens))
+
+    def restart_step(self) -> None:
+        """Go back to the start of the step: the gradients of a pass that broke off are no use."""
+        assert self.adapter.flat.grad is not None
+        self.adapter.flat.grad.zero_()
+        self.adapter.generator.set_state(self._dropout_state)
+        self._next_row, self._step_loss, self._step_tokens = 0, 0.0, 0
 
     def absorb(self, part: StreamPart, weighted_loss: torch.Tensor, wall_s: float) -> bool:
         """Count a pass whose gradients have been added; True when the optimizer step is due."""
         self._next_row += len(part.rows)
         self._step_loss = self._step_loss + weighted_loss
-        self._step_tokens += sum(len(row.input_ids) for row in part.rows)
+        self._step_tokens += _n_tokens(part.rows)
         self._step_s += wall_s
         return self._next_row >= len(self._step_rows)
 
@@ -164,14 +194,29 @@ class Member:
         self._begin_step()
 
     def note_score(self, score: float, n_items: int, wall_s: float) -> None:
-        """Take in the score of a mid-run evaluation of the present weights."""
+        """Take in the score of a mid-run evaluation of the present weights.
+
+        A score at a rung alone does not choose the best checkpoint: a search changes nothing for
+        those that it lets go on.
+        """
+        if self.step in self.rung_steps:
+            self.rung_scores[self.step] = score
+        if self._is_at_interval:
+            self._choose_best(score)
+        self._scored_step = self.step
+        self._is_saved = False
+        self._log(eval_score=score, n_items=n_items, wall_s=wall_s)
+
+    @property
+    def _is_at_interval(self) -> bool:
+        interval = self.recipe.eval_interval
+        return interval is not None and (self.step % interval == 0 or self.step >= self.total_steps)
+
+    def _choose_best(self, score: float) -> None:
         if self.best_score is None or score > self.best_score:
             self.best_score, self.best_step, self._evals_without_gain = score, self.step, 0
         else:
             self._evals_without_gain += 1
-        self._scored_step = self.step
-        self._is_saved = False
-        self._log(eval_score=score, n_items=n_items, wall_s=wall_s)
 
     def save_if_due(self) -> None:
         """Save after a save interval, at a new best and at the end."""
@@ -205,6 +250,28 @@ class Member:
             error=error,
         )
 
+    def _next_rows(self, max_tokens: int | None) -> tuple[EncodedRow, ...]:
+        """Return the next rows of the micro-batch, one at least."""
+        size = self.recipe.micro_batch_size
+        rest = self._step_rows[self._next_row : (self._next_row // size + 1) * size]
+        n = len(rest)
+        while max_tokens is not None and n > 1 and _n_tokens(rest[:n]) > max_tokens:
+            n -= 1
+        return tuple(rest[:n])
+
+    def _place_dropout(self, rows: Sequence[EncodedRow]) -> None:
+        """Have dropout strike a part of a micro-batch as it would strike the whole."""
+        size = self.recipe.micro_batch_size
+        first = self._next_row // size * size
+        whole = self._step_rows[first : first + size]
+        if self._next_row == first:
+            self._micro_state = self.adapter.generator.get_state()
+        else:
+            self.adapter.generator.set_state(self._micro_state)
+        start = _n_tokens(self._step_rows[first : self._next_row])
+        is_part = len(rows) < len(whole)
+        self.adapter.window = DropWindow(_n_tokens(whole), start) if is_part else None
+
     def _begin_step(self) -> None:
         size = self.recipe.global_batch_size
         numbers = rows_of_step(len(self.rows), size, self.recipe.seed, self.step)
@@ -232,6 +299,7 @@ class Member:
             best_step=self.best_step,
             evals_without_gain=self._evals_without_gain,
             scored_step=self._scored_step,
+            rung_scores=dict(self.rung_scores),
         )
 
     def _resume_or_start(self) -> None:
@@ -255,6 +323,7 @@ class Member:
         self.best_score, self.best_step = state.best_score, state.best_step
         self._evals_without_gain = state.evals_without_gain
         self._scored_step = state.scored_step
+        self.rung_scores = dict(state.rung_scores)
         publish_best(self.run_dir, self.best_step)
         self._drop_metrics_after(state.step)
 
@@ -265,6 +334,10 @@ class Member:
 
     def _log(self, **values: float | int | None) -> None:
         append_line(self.run_dir / METRICS_FILE, json.dumps({"step": self.step, **values}, allow_nan=False))
+
+
+def _n_tokens(rows: Sequence[EncodedRow]) -> int:
+    return sum(len(row.input_ids) for row in rows)
 
 
 def spread(rows: Sequence[T], n: int) -> tuple[T, ...]:

@@ -14,11 +14,29 @@ import torch
 
 from tools.hardware.machine import read_memory
 
-__all__ = ["cuda_is_in_use", "give_back_memory", "is_memory_short", "peak_memory_bytes", "reset_peak_memory"]
+__all__ = [
+    "cuda_is_in_use",
+    "give_back_memory",
+    "is_memory_short",
+    "is_out_of_memory",
+    "peak_memory_bytes",
+    "reset_peak_memory",
+]
 
 # Free memory below this part of all is short. Where CPU and GPU share it, running out can take
 # the whole machine down.
 _FLOOR: Final = 1 / 16
+# What libraries below torch say in a plain RuntimeError; torch's allocator of CUDA has a type of its own.
+_REFUSALS: Final = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "could not create a memory",
+)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -27,6 +45,14 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Return whether err says that memory could not be had, on any device."""
+    if isinstance(err, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(err).lower()
+    return isinstance(err, RuntimeError) and any(refusal in text for refusal in _REFUSALS)
 
 
 def cuda_is_in_use() -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tools.chat import render_prompt
 from tools.dataset import load_dataset
+from tools.engine.answering import Answering
 from tools.engine.base import LoadedBase
-from tools.engine.generation import generate_answers
 from tools.engine.member import Member, spread
 from tools.engine.spec import MidEval, ScorerChoice
 from tools.evaluation.scorers import Scorer, get_scorer
@@ -23,11 +23,17 @@ class MidEvaluator:
 
     def __init__(self, base: LoadedBase, spec: MidEval, should_stop: Callable[[], bool]) -> None:
         self._base = base
-        self._spec = spec
-        self._should_stop = should_stop
+        self._answering = Answering(
+            base, max_new_tokens=spec.max_new_tokens, batch_size=spec.batch_size, should_stop=should_stop
+        )
         self._scorer = scorer_of(spec.scorer)
         self._rows: Sequence[Row] = spread(load_dataset(Path(spec.rows)).rows, spec.n_items)
         self._prompts: dict[str | None, list[tuple[int, ...]]] = {}
+
+    @property
+    def n_items(self) -> int:
+        """Rows that every evaluation looks at."""
+        return len(self._rows)
 
     def evaluate(self, member: Member) -> None:
         """Score the member's present weights and tell it.
@@ -37,14 +43,7 @@ class MidEvaluator:
         """
         started = time.perf_counter()
         copy = self._base.stack.inference_copy(member.adapter, self._base.dtype)
-        answers = generate_answers(
-            self._base,
-            self._prompts_for(member.system_prompt),
-            adapter=copy,
-            max_new_tokens=self._spec.max_new_tokens,
-            batch_size=self._spec.batch_size,
-            should_stop=self._should_stop,
-        )
+        answers = self._answering.answer(self._prompts_for(member.system_prompt), copy)
         scores = [
             self._scorer(row.expected, answer.text).score
             for row, answer in zip(self._rows, answers, strict=True)

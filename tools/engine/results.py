@@ -6,16 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["AdapterResult", "EvaluateOutcome", "MemberResult", "SplitScore", "TrainOutcome"]
+__all__ = ["AdapterResult", "EvaluateOutcome", "MemberResult", "SplitScore", "TrainOutcome", "WorkerUsage"]
 
-MemberStatus = Literal["done", "stopped_early", "stopped", "failed"]
+MemberStatus = Literal["done", "stopped_early", "halted", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class WorkerUsage:
+    """What a worker held, and for how long: loading, training and scoring together."""
+
+    wall_s: float
+    gpus: int
 
 
 @dataclass(frozen=True)
 class MemberResult:
     """How one trial of a stack ended.
 
-    `stopped` was asked to end and can be resumed; `stopped_early` saw its score stall.
+    `stopped` was asked to end and can be resumed; `stopped_early` saw its score stall; `halted`
+    left the search behind better ones.
     """
 
     trial_id: str
@@ -33,6 +42,7 @@ class MemberResult:
     train_s: float
     final_loss: float | None
     error: str | None = None
+    """Why it failed or was halted."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class TrainOutcome:
     members: tuple[MemberResult, ...]
     base_load_s: float
     peak_memory_bytes: int
+    saved_steps: int = 0
+    """Optimizer steps that halted members were spared."""
+    usage: WorkerUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -67,3 +80,4 @@ class EvaluateOutcome:
     adapters: tuple[AdapterResult, ...]
     base_load_s: float
     peak_memory_bytes: int
+    usage: WorkerUsage | None = None

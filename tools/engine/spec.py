@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tools.engine.halving import Halving
 from tools.errors import TrainError
 from tools.recipe import Mode, TrainRecipe
 
@@ -70,6 +71,8 @@ class TrainSpec:
     threads: int | None = None
     stack_tokens: int | None = None
     """Most tokens laid side by side in one pass; None lets the device decide."""
+    search: Halving | None = None
+    """Stops the worst members on the way; None trains all to their end."""
     kind: Literal["train"] = "train"
 
 
@@ -185,6 +188,8 @@ def _read(value: Any, kind: Any, where: str) -> Any:
     elif origin is Literal:
         if value in parts:
             return value
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     elif kind in (str, int) and isinstance(value, kind) and not isinstance(value, bool):
         return value
     raise TrainError(f"{where} is {value!r}; it must be {kind}")
@@ -203,6 +208,10 @@ def _check(spec: Spec) -> None:
         dtypes = {member.recipe.torch_dtype for member in spec.members}
         if len(dtypes) > 1:
             raise TrainError(f"members want the base in {sorted(dtypes)}; one worker holds it in one dtype")
+        if spec.search is not None:
+            spec.search.check()
+            if spec.mid_eval is None:
+                raise TrainError("search needs mid_eval: without dev scores nobody can be told to leave")
         return
     if spec.torch_dtype not in DTYPES:
         raise TrainError(f"torch_dtype is {spec.torch_dtype!r}; allowed: {list(DTYPES)}")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
-
-import torch
+from dataclasses import replace
 
 from tools.engine.base import LoadedBase
-from tools.engine.batches import RowEncoder, Stream, lay_out
+from tools.engine.batches import RowEncoder, StreamPart, lay_out
 from tools.engine.generation import StoppedError
-from tools.engine.lora import Adapter, Span
-from tools.engine.loss import supervised_loss
+from tools.engine.halving import Cut, Halving, cut
 from tools.engine.member import Member
+from tools.engine.memory import give_back_memory, is_out_of_memory
 from tools.engine.mid_eval import MidEvaluator
+from tools.engine.pass_limit import PassLimit
+from tools.engine.passes import forward_backward
 from tools.engine.results import MemberResult
 from tools.engine.spec import MidEval, StackMember
-from tools.errors import BakehouseError
+from tools.errors import BakehouseError, TrainError
 from tools.recipe import MODE_FULL, Mode
 
 __all__ = ["train_stack"]
@@ -34,6 +36,7 @@ def train_stack(
     mode: Mode = MODE_FULL,
     mid_eval: MidEval | None = None,
     stack_tokens: int | None = None,
+    search: Halving | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[MemberResult, ...]:
     """Train every member, as many side by side as the token limit holds.
@@ -48,11 +51,17 @@ def train_stack(
         mid_eval: Rows to score each member on at its recipe's eval_interval.
         stack_tokens: Most tokens in one pass. None: one member at a time on a CPU, where a
             wider pass gains nothing, and then a killed run resumes bit for bit.
+        search: Halts the worst members on the way, by the scores of mid_eval. Those that go on
+            end as they would without it.
         should_stop: Asked before every pass; True saves all members and ends.
     Returns:
         One result a member, in their order.
     """
-    return _Stack(base, mode, mid_eval, stack_tokens, should_stop).run(members)
+    if search is not None and mid_eval is None:
+        raise TrainError("search needs mid_eval: without dev scores nobody can be told to leave")
+    # One alone has nobody to lose against.
+    search = search if len(members) > 1 else None
+    return _Stack(base, mode, mid_eval, stack_tokens, search, should_stop).run(members)
 
 
 class _Stack:
@@ -62,6 +71,7 @@ class _Stack:
         mode: Mode,
         mid_eval: MidEval | None,
         stack_tokens: int | None,
+        search: Halving | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.base = base
@@ -70,30 +80,78 @@ class _Stack:
         self.evaluator = None if mid_eval is None else MidEvaluator(base, mid_eval, should_stop)
         default = 0 if base.device.type == "cpu" else _ACCELERATOR_STACK_TOKENS
         self.stack_tokens = default if stack_tokens is None else stack_tokens
+        self.search = search
         self.should_stop = should_stop
+        self.is_stopped = False
+        self.is_full = False
+        """Memory ran out when one more was to be seated."""
+        self.rung: int | None = None
         self.results: dict[str, MemberResult] = {}
+        self.standings: dict[str, tuple[float | None, ...]] = {}
+        """By trial, the score with which it stands at each rung."""
         self.active: list[Member] = []
         self.next: Member | None = None
+        self.limit = PassLimit()
 
     def run(self, members: Sequence[StackMember]) -> tuple[MemberResult, ...]:
-        waiting = list(members)
-        while waiting or self.active:
-            if self.should_stop():
+        contenders = list(members)
+        for rung in range(0 if self.search is None else len(self.search.rungs)):
+            self._run_to(rung, contenders)
+            contenders = self._cut(rung, contenders)
+        self._run_to(None, contenders)
+        return tuple(self.results[member.trial_id] for member in members)
+
+    def _run_to(self, rung: int | None, members: Sequence[StackMember]) -> None:
+        """Bring every member that has not ended to a rung, or to its end."""
+        self.rung = rung
+        waiting = [member for member in members if self._may_go_on(member)]
+        while waiting or self.active or self.next is not None:
+            if self.is_stopped or self.should_stop():
                 self._stop(waiting)
-                break
+                return
             self._admit(waiting)
             if self.active:
                 self._turn()
-        return tuple(self.results[member.trial_id] for member in members)
+
+    def _may_go_on(self, member: StackMember) -> bool:
+        result = self.results.get(member.trial_id)
+        return result is None or result.status == "stopped"
+
+    def _cut(self, rung: int, members: Sequence[StackMember]) -> list[StackMember]:
+        """Halt those that are behind at a rung and return the others."""
+        if self.is_stopped:
+            return list(members)
+        scores = {
+            member.trial_id: score
+            for member in members
+            if self.results[member.trial_id].status != "failed"
+            and (score := self.standings[member.trial_id][rung]) is not None
+        }
+        if not scores:
+            return list(members)
+        assert self.search is not None
+        found = cut(scores, self.search.keep)
+        for name in scores.keys() - found.kept:
+            self._halt(name, scores[name], found)
+        return [member for member in members if scores.get(member.trial_id, math.inf) >= found.threshold]
+
+    def _halt(self, trial_id: str, score: float, found: Cut) -> None:
+        result = self.results[trial_id]
+        # One that has ended already keeps its result, though it counts no longer.
+        if result.status == "stopped":
+            assert self.evaluator is not None
+            reason = found.describe(score, result.steps, result.total_steps, self.evaluator.n_items)
+            self.results[trial_id] = replace(result, status="halted", error=reason)
+            logger.info("%s %s", trial_id, reason)
 
     def _admit(self, waiting: list[StackMember]) -> None:
         """Seat waiting members while there is room; a lone one always finds room."""
         while True:
             taken = sum(member.pass_tokens for member in self.active)
-            if self.active and taken >= self.stack_tokens:
+            if self.active and (self.is_full or taken >= self.stack_tokens):
                 return
-            while self.next is None and waiting:
-                self.next = self._prepare(waiting.pop(0))
+            while self.next is None and waiting and not (self.is_full and self.active):
+                self.next = self._prepare(waiting)
             if self.next is None or (self.active and taken + self.next.pass_tokens > self.stack_tokens):
                 return
             member, self.next = self.next, None
@@ -101,30 +159,74 @@ class _Stack:
             if member.step:
                 self._settle(member)
 
-    def _prepare(self, spec: StackMember) -> Member | None:
+    def _prepare(self, waiting: list[StackMember]) -> Member | None:
+        spec = waiting.pop(0)
         try:
-            return Member(spec, self.base, self.encoder, self.mode)
+            return Member(spec, self.base, self.encoder, self.mode, self.search)
         except Exception as err:  # noqa: BLE001 - a failed trial is a result
+            if is_out_of_memory(err) and self.active:
+                # Room comes back when the next one leaves.
+                waiting.insert(0, spec)
+                self.is_full = True
+                return None
             _report(spec.trial_id, err)
             self.results[spec.trial_id] = failed_result(spec.trial_id, err)
             return None
 
     def _turn(self) -> None:
-        """One pass over the next rows of every active member."""
+        """Take every active member over its next rows, in as few passes as memory allows."""
+        for members in self.limit.groups(self.active):
+            self._pass(members)
+
+    def _pass(self, members: Sequence[Member]) -> None:
         started = time.perf_counter()
-        members = tuple(self.active)
-        parts = [member.next_part() for member in members]
+        parts = [member.next_part(self.limit.tokens) for member in members]
+        recompute = any(member.recipe.gradient_checkpointing for member in members)
+        losses, refusal = None, ""
         try:
             stream = lay_out(parts, self.base.device)
-            losses = forward_backward(self.base, [member.adapter for member in members], stream)
+            adapters = [member.adapter for member in members]
+            losses = forward_backward(self.base, adapters, stream, recompute=recompute)
         except Exception as err:  # noqa: BLE001 - a failed trial is a result
-            for member in members:
-                self._fail(member, err)
+            if not is_out_of_memory(err):
+                self._break_off(members, err)
+                return
+            refusal = str(err)
+        if losses is None:
+            # Only here are the error and all that its frames held on to gone.
+            self._make_room(members, parts, refusal)
             return
         wall_s = time.perf_counter() - started
         for member, part, loss in zip(members, parts, losses, strict=True):
             if member.absorb(part, loss, wall_s):
                 self._end_step(member)
+
+    def _break_off(self, members: Sequence[Member], err: Exception) -> None:
+        """Fail a lone member; of several, let each go alone and show whose fault it was."""
+        if len(members) == 1:
+            self._fail(members[0], err)
+            return
+        for member in members:
+            member.restart_step()
+            self._pass((member,))
+
+    def _make_room(self, members: Sequence[Member], parts: Sequence[StreamPart], refusal: str) -> None:
+        """Repeat the step in smaller passes; a lone row that does not fit fails its member alone."""
+        give_back_memory()
+        n_tokens = sum(len(row.input_ids) for part in parts for row in part.rows)
+        if sum(len(part.rows) for part in parts) == 1:
+            (row,) = parts[0].rows
+            err = TrainError(
+                f"row {row.row_id} of {n_tokens} tokens does not fit into memory by itself; set "
+                f"gradient_checkpointing, shorten the row, or free memory: {refusal}"
+            )
+            self._fail(members[0], err)
+            return
+        limit = self.limit.lower(n_tokens)
+        self.stack_tokens = min(self.stack_tokens, limit)
+        logger.warning("a pass of %d tokens ran out of memory; from now on %d at most", n_tokens, limit)
+        for member in members:
+            member.restart_step()
 
     def _end_step(self, member: Member) -> None:
         try:
@@ -140,6 +242,10 @@ class _Stack:
             if self.evaluator is not None and member.is_score_due:
                 self.evaluator.evaluate(member)
             member.save_if_due()
+            pauses = self.rung is not None and member.step >= member.rung_steps[self.rung]
+            if pauses:
+                # It comes back from its checkpoint; meanwhile another takes its seat.
+                member.save()
         except StoppedError:
             return
         except Exception as err:  # noqa: BLE001 - a failed trial is a result
@@ -148,6 +254,8 @@ class _Stack:
         if member.is_finished:
             early = member.is_stalled and member.step < member.total_steps
             self._leave(member, member.result("stopped_early" if early else "done"))
+        elif pauses:
+            self._leave(member, member.result("stopped"))
 
     def _fail(self, member: Member, err: Exception) -> None:
         _report(member.spec.trial_id, err)
@@ -155,43 +263,26 @@ class _Stack:
 
     def _leave(self, member: Member, result: MemberResult) -> None:
         self.active.remove(member)
+        self.is_full = False
         member.close()
         self.results[result.trial_id] = result
+        self.standings[result.trial_id] = member.standings
         logger.info(
             "%s: %s after %d of %d steps", result.trial_id, result.status, result.steps, result.total_steps
         )
 
     def _stop(self, waiting: Sequence[StackMember]) -> None:
+        self.is_stopped = True
         for member in tuple(self.active):
             member.save()
             self._leave(member, member.result("stopped"))
         if self.next is not None:
             self.next.close()
             self.results[self.next.spec.trial_id] = self.next.result("stopped")
+            self.next = None
         for spec in waiting:
-            self.results[spec.trial_id] = MemberResult(
-                spec.trial_id, "stopped", 0, 0, None, None, None, None, 0, 0.0, None
-            )
-
-
-def forward_backward(base: LoadedBase, adapters: Sequence[Adapter], stream: Stream) -> list[torch.Tensor]:
-    """Add the gradients of a stream to its adapters and return each adapter's weighted loss."""
-    spans = [
-        Span(adapter, place.start, place.length)
-        for adapter, place in zip(adapters, stream.places, strict=True)
-    ]
-    with base.packed(), base.stack.placed(spans, dim=1):
-        hidden_1_N_D = base.decoder(
-            input_ids=stream.input_ids_1_N,
-            position_ids=stream.positions_1_N,
-            use_cache=False,
-            documents=stream.documents,
-        ).last_hidden_state
-        hidden_S_D = hidden_1_N_D[0].index_select(0, stream.predicting_S)
-        loss = supervised_loss(hidden_S_D, base.head_V_D, stream.targets_S, stream.weights_S)
-        torch.autograd.backward(loss.total)
-    weighted_S = loss.per_token_S * stream.weights_S
-    return [weighted_S.narrow(0, place.supervised_start, place.n_supervised).sum() for place in stream.places]
+            nothing = MemberResult(spec.trial_id, "stopped", 0, 0, None, None, None, None, 0, 0.0, None)
+            self.results.setdefault(spec.trial_id, nothing)
 
 
 def _report(trial_id: str, err: Exception) -> None:

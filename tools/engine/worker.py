@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def run_worker(
         0 when every member or adapter has a result; EXIT_STOPPED after SIGTERM, with what was
         done in the result; EXIT_FAILED when nothing could be done, the reason on stderr.
     """
-    stop = StopFlag.on_signal() if stop is None else stop
+    stop, began = StopFlag.on_signal() if stop is None else stop, time.perf_counter()
     try:
         spec = read_spec(spec_path)
         source = base_source or _load
@@ -69,7 +70,7 @@ def run_worker(
     except BakehouseError as err:
         logger.error("%s: %s", type(err).__name__, err)
         return EXIT_STOPPED if stop.is_set else EXIT_FAILED
-    write_json_atomic(spec.result_path, dataclasses.asdict(result))
+    write_json_atomic(spec.result_path, dataclasses.asdict(_with_usage(result, began)))
     return EXIT_STOPPED if stop.is_set else 0
 
 
@@ -86,9 +87,11 @@ def _train(spec: TrainSpec, stop: StopFlag, base_source: BaseSource) -> Any:
         mode=spec.mode,
         mid_eval=spec.mid_eval,
         stack_tokens=spec.stack_tokens,
+        search=spec.search,
         should_stop=stop,
     )
-    return TrainOutcome(members, base.load_s, peak_memory_bytes(base.device))
+    saved = sum(member.total_steps - member.steps for member in members if member.status == "halted")
+    return TrainOutcome(members, base.load_s, peak_memory_bytes(base.device), saved)
 
 
 def _evaluate(spec: EvaluateSpec, stop: StopFlag, base_source: BaseSource) -> Any:
@@ -100,6 +103,15 @@ def _evaluate(spec: EvaluateSpec, stop: StopFlag, base_source: BaseSource) -> An
     base = base_source(spec.base_model, spec.torch_dtype)
     adapters = evaluate_adapters(base, spec, should_stop=stop)
     return EvaluateOutcome(adapters, base.load_s, peak_memory_bytes(base.device))
+
+
+def _with_usage(result: Any, began: float) -> Any:
+    """Return the result with the time since began and the GPUs of this process."""
+    from tools.engine.base import default_device
+    from tools.engine.results import WorkerUsage
+
+    usage = WorkerUsage(wall_s=time.perf_counter() - began, gpus=int(default_device().type != "cpu"))
+    return dataclasses.replace(result, usage=usage)
 
 
 def _use_threads(threads: int | None) -> None:

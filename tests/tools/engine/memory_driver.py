@@ -1,0 +1,80 @@
+"""Train two members with plenty of memory, then again under a limit that a whole pass does not fit.
+
+Run as `python memory_driver.py FOLDER`; prints how the second training's members ended and exits
+with 0 where their adapters are those of the first, within rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tools.engine.conftest import adapter_tensors, write_rows
+from tools.engine.base import LoadedBase, wrap_base
+from tools.engine.memory import give_back_memory, peak_memory_bytes, reset_peak_memory
+from tools.engine.spec import StackMember
+from tools.engine.trainer import train_stack
+from tools.recipe import TrainRecipe
+
+
+def members(folder: Path, run: str) -> list[StackMember]:
+    common = {
+        "base_model": "tiny",
+        "dataset_jsonl": str(folder / "train.jsonl"),
+        "output_dir": str(folder),
+        "global_batch_size": 16,
+        "micro_batch_size": 16,
+        "max_steps": 2,
+        "smoke_steps": 1,
+        "torch_dtype": "float32",
+    }
+    recipes = {
+        "dropped": TrainRecipe(**common, lora_dropout=0.2),
+        "plain": TrainRecipe(**common, lora_dropout=0.0),
+    }
+    return [StackMember(name, recipe, str(folder / run / name)) for name, recipe in recipes.items()]
+
+
+def used_bytes(line: str) -> int:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(text.split(f"{line}:")[1].split()[0])
+
+
+def train(base: LoadedBase, folder: Path, run: str) -> list[dict[str, torch.Tensor]]:
+    results = train_stack(base, members(folder, run), stack_tokens=10**6)
+    sys.stdout.write("".join(f"{result.status}\n" for result in results) if run == "tight" else "")
+    return [adapter_tensors(str(result.adapter_dir)) for result in results]
+
+
+def main(folder: Path) -> int:
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    write_rows(folder / "train.jsonl", 32)
+    # Wide inside, so that what a pass leaves behind is far more than anything else.
+    model = tiny_model(hidden_size=128, intermediate_size=2048, num_hidden_layers=4)
+    base = wrap_base(model, tiny_tokenizer(), name="tiny")
+    train(base, folder, "warm")
+    give_back_memory()
+    reset_peak_memory()
+    before = used_bytes("VmRSS")
+    plenty = train(base, folder, "plenty")
+    needed = peak_memory_bytes(base.device) - before
+    give_back_memory()
+    limit = used_bytes("VmSize") + needed // 2
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    tight = train(base, folder, "tight")
+    for mine, twin in zip(tight, plenty, strict=True):
+        for key, tensor in mine.items():
+            gap = torch.linalg.vector_norm(tensor - twin[key])
+            if gap > 1e-5 * torch.linalg.vector_norm(twin[key]):
+                raise SystemExit(f"{key} is off by {float(gap)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
