@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Final, Literal
 
-from agent.budget import Budget
+from agent.attempts import Retries
+from agent.budget.amounts import Amounts
+from agent.budget.ledger import Ledger
+from agent.faults import named_faults
 from agent.heartbeat_files import FlywheelHeartbeat, keep_heartbeat
-from agent.incumbent import Incumbent, load_incumbent, still_holds
+from agent.ideas.bookkeeping import offer_ideas
+from agent.ideas.queue import open_queue
+from agent.incumbent import Incumbent
 from agent.iteration import Bench, run_iteration
 from agent.locks import Locks, take_locks
+from agent.plan import BudgetLeft
 from agent.planner_context import build_context
-from agent.planners.planner import PlanContext, Planner
+from agent.planners.planner import PlanContext, Planner, costs_of
 from agent.planners.registry import open_planner
 from agent.progress import Event
-from agent.publishing import INCUMBENT_FILE
 from agent.records import IterationRecord
-from agent.runs import enter_run, leave_run
-from agent.trials import RunWorker, TrialRunner, new_trial, opened_worker
+from agent.runs import MOST_BROKEN, FlywheelRun, count_broken, enter_run, leave_run
+from agent.start import establish_incumbent
+from agent.trials import TrialRunner
 from agent.validation import check_data, check_recipe
+from agent.workers import RunWorker, opened_worker
 from tools.clock import Clock, utc_now
-from tools.errors import PlannerError, TaskError, TrainError
+from tools.errors import BudgetError, PlannerError, TaskError
+from tools.hardware import detect
 from tools.journal import Journal
 from tools.lock import hold_workspace
-from tools.recipe import TrainRecipe
 from tools.repo import ITERATION_TRAILER, Worktree, ensure_worktree, find_repo
-from tools.task import Task
+from tools.task import BudgetCaps, Task
 from tools.workspace import Workspace
 
+NO_CAPS: Final = BudgetCaps()
 StopReason = Literal["target", "iterations", "budget", "planner", "error storm"]
 
 
@@ -40,9 +47,13 @@ class FlywheelResult:
 
     branch: str
     records: tuple[IterationRecord, ...]
-    incumbent: Incumbent
+    incumbent: Incumbent | None
+    """None where the budget ended before the starting recipe was measured."""
     stopped_by: StopReason
     reason: str
+    spent: Amounts
+    """By the whole run, the times before it was cut off included."""
+    left: BudgetLeft
 
 
 def run_flywheel(
@@ -66,17 +77,22 @@ def run_flywheel(
         run_worker: Runs a worker specification; None runs them on this machine, the base loaded once.
     Raises:
         LockHeldError: another flywheel runs on this workspace.
+        DiskFullError, GpuLostError: the machine cannot go on; once it is mended, the same call does.
         BakehouseError: the workspace is not fit to start; nothing was spent.
     """
     with (
         hold_workspace(workspace.state_dir, what="flywheel"),
         keep_heartbeat(workspace.state_dir, clock) as heartbeat,
+        named_faults(workspace.state_dir),
         opened_worker(run_worker) as worker,
     ):
-        bench = open_bench(workspace, planner, worker, clock, heartbeat.watched(notify))
+        caps = workspace.load_task().budget
+        bench = open_bench(workspace, planner, worker, clock, heartbeat.watched(notify), caps=caps)
+        check_prices(bench.planner, caps)
         wanted = iterations or bench.task.bakeoff.iterations
         run = enter_run(bench.journal, wanted)
-        result = _turn(bench, wanted - run.n_done, heartbeat)
+        bench.ledger.enter(run.run_id)
+        result = _turn(bench, run, wanted - run.n_done, heartbeat)
         leave_run(bench.journal, run)
         heartbeat.end(result.reason if result.stopped_by in ("planner", "error storm") else None)
         return result
@@ -102,36 +118,20 @@ def check_committed(workspace: Workspace) -> None:
         )
 
 
-def establish_incumbent(bench: Bench, iteration_id: str) -> Incumbent:
-    """Return the incumbent: the committed one where its scores still hold, else one measured now.
-
-    A step of its own, so that an iteration that is resumed after its files were written still
-    compares with the incumbent that it began with.
-
-    Raises:
-        TrainError: the starting recipe cannot be trained or scored, so nothing can be compared.
-    """
-
-    def run() -> Any:
-        # What a run that died or was abandoned left half written there is nobody's work.
-        bench.worktree.discard_changes()
-        recipe = Workspace(bench.worktree.root).load_recipe()
-        committed = load_incumbent(bench.worktree.root / INCUMBENT_FILE)
-        if committed is not None and still_holds(committed, recipe, bench.locks):
-            return committed.model_dump(mode="json")
-        return _measure_start(bench, iteration_id, recipe)
-
-    return Incumbent.model_validate(bench.step("start", iteration_id, run))
-
-
 def open_bench(
     workspace: Workspace,
     planner: Planner | None,
     run_worker: RunWorker,
     clock: Clock,
     notify: Callable[[Event], None],
+    *,
+    caps: BudgetCaps = NO_CAPS,
 ) -> Bench:
-    """Check a workspace and return what a run on it works with. Hold the workspace's lock first."""
+    """Check a workspace and return what a run on it works with. Hold the workspace's lock first.
+
+    Args:
+        caps: What may be spent with it. Its ledger belongs to no run until it enters one.
+    """
     task = workspace.load_task()
     recipe = workspace.load_recipe()
     check_committed(workspace)
@@ -150,11 +150,13 @@ def open_bench(
             "merge it, or delete it to start from your last commit"
         )
         notify(Event("start", branch_name(task), "note", text=text))
+    journal = Journal(workspace.journal_file, clock=clock)
+    ledger = Ledger(journal, caps, gpus=int(detect().kind != "cpu"), clock=clock)
     return Bench(
         workspace=workspace,
         task=task,
         locks=locks,
-        journal=Journal(workspace.journal_file, clock=clock),
+        journal=journal,
         worktree=worktree,
         runner=TrialRunner(
             workspace=workspace,
@@ -162,7 +164,10 @@ def open_bench(
             run_worker=run_worker,
             committed_lineage=worktree.root / "lineage",
             threads=os.cpu_count(),
+            meter=ledger,
+            retries=Retries(journal),
         ),
+        ledger=ledger,
         planner=planner
         or open_planner(task.bakeoff.planner, seed=task.bakeoff.planner_seed, settings=task.bakeoff),
         clock=clock,
@@ -170,50 +175,97 @@ def open_bench(
     )
 
 
-def _turn(bench: Bench, iterations: int, heartbeat: FlywheelHeartbeat) -> FlywheelResult:
-    budget, broken = Budget(bench.task.budget), 0
+def check_prices(planner: Planner, caps: BudgetCaps) -> None:
+    """Refuse a cap on dollars that could not be kept, before anything is spent.
+
+    Raises:
+        BudgetError: the planner asks a model whose price nobody says.
+    """
+    costs = costs_of(planner)
+    if caps.dollars is not None and costs is not None and costs.prices is None:
+        raise BudgetError(
+            f"budget.dollars is {caps.dollars:g}, but what {planner.name} costs is not known; set "
+            "bakeoff.planner_prices in task.yaml (dollars per million tokens), cap budget.tokens instead, "
+            "or take the planner optuna, which asks nobody"
+        )
+
+
+def _turn(bench: Bench, run: FlywheelRun, iterations: int, heartbeat: FlywheelHeartbeat) -> FlywheelResult:
     records: list[IterationRecord] = []
+    incumbent: Incumbent | None = None
+
+    def end(stopped_by: StopReason, reason: str) -> FlywheelResult:
+        spent, left = bench.ledger.account.spent, bench.ledger.left()
+        return FlywheelResult(
+            branch_name(bench.task), tuple(records), incumbent, stopped_by, reason, spent, left
+        )
+
     while True:
         iteration_id = _iteration_to_run(bench.journal, bench.locks, bench.worktree)
-        started = time.monotonic()
-        incumbent = establish_incumbent(bench, iteration_id)
-        heartbeat.running(iteration_id, incumbent.selection)
-        # Asked again here: only now is the score of a starting recipe known.
-        stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
-        if stop is not None:
-            return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, *stop)
         try:
-            context = _context_maker(bench, iteration_id, incumbent, budget)
+            incumbent = establish_incumbent(bench, iteration_id)
+            heartbeat.running(iteration_id, incumbent.selection)
+            # Asked again here: only now is the score of a starting recipe known.
+            stop = _reason_to_stop(bench, run, incumbent, len(records), iterations)
+            if stop is not None:
+                return end(*stop)
+            _check_room(bench, iteration_id, incumbent)
+            context = _context_maker(bench, iteration_id, incumbent)
             record, incumbent = run_iteration(bench, iteration_id, incumbent, context)
         except PlannerError as err:
-            return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, "planner", str(err))
+            return end("planner", str(err))
+        except BudgetError as err:
+            # Nothing was trained, so there is nothing to decide on and nothing to commit.
+            bench.journal.append("iteration_end", iteration_id, abandoned=str(err))
+            return end("budget", f"{err}; {iteration_id} ends without a commit")
         heartbeat.finished(record, incumbent)
         bench.journal.append("iteration_end", iteration_id)
         records.append(record)
-        broken = 0 if any(trial.scored for trial in record.trials if trial.parent_id) else broken + 1
-        budget = budget.spend(wall_s=time.monotonic() - started, trials=len(record.own_trials))
-        stop = _reason_to_stop(bench, incumbent, budget, len(records), iterations, broken)
+        stop = _reason_to_stop(bench, run, incumbent, len(records), iterations)
+        if stop is None:
+            refusal = bench.ledger.refusal(_least_worst(bench, incumbent))
+            stop = None if refusal is None else ("budget", f"no room for another iteration: {refusal}")
         if stop is not None:
-            return FlywheelResult(branch_name(bench.task), tuple(records), incumbent, *stop)
+            return end(*stop)
 
 
 def _reason_to_stop(
-    bench: Bench, incumbent: Incumbent, budget: Budget, n_done: int, iterations: int, broken: int
+    bench: Bench, run: FlywheelRun, incumbent: Incumbent, n_done: int, iterations: int
 ) -> tuple[StopReason, str] | None:
     score = incumbent.selection
     if score is not None and score >= bench.task.target_score:
         return "target", f"the incumbent's selection score {score:.3f} reached {bench.task.target_score:.3f}"
     if n_done >= iterations:
         return "iterations", f"{n_done} iteration(s) done"
-    if broken >= 2:
+    broken = count_broken(bench.journal, run)
+    if broken >= MOST_BROKEN:
         return (
             "error storm",
             f"no candidate of the last {broken} iterations could be trained; read their reasons",
         )
-    worst = bench.task.bakeoff.candidates + 2 * (len(bench.task.seeds) - 1)
-    each = max((trial.train_s + trial.eval_s for trial in incumbent.trials), default=0.0)
-    refusal = budget.refusal(wall_s=each * worst, trials=worst)
-    return None if refusal is None else ("budget", refusal)
+    return None
+
+
+def _check_room(bench: Bench, iteration_id: str, incumbent: Incumbent) -> None:
+    """Refuse an iteration before it is planned where the budget does not cover one candidate.
+
+    Raises:
+        BudgetError: it does not.
+    """
+    # What an iteration that goes on may still do is asked at each of its steps.
+    if bench.journal.attempts("plan", iteration_id):
+        return
+    refusal = bench.ledger.refusal(_least_worst(bench, incumbent))
+    if refusal is not None:
+        raise BudgetError(f"no room for a candidate: {refusal}")
+
+
+def _least_worst(bench: Bench, incumbent: Incumbent) -> Amounts:
+    """Return the worst case of the smallest iteration: one candidate like the incumbent."""
+    pace = bench.pace(incumbent)
+    like = incumbent.trials[0].model_copy(update={"trial_id": "one more"})
+    asked = Amounts(turns=int(costs_of(bench.planner) is not None))
+    return pace.training([like]) + pace.scoring([like]) + asked
 
 
 def _iteration_to_run(journal: Journal, locks: Locks, worktree: Worktree) -> str:
@@ -235,46 +287,15 @@ def _iteration_to_run(journal: Journal, locks: Locks, worktree: Worktree) -> str
     return iteration_id
 
 
-def _measure_start(bench: Bench, iteration_id: str, recipe: TrainRecipe) -> Any:
-    """Train and score the starting recipe, and score the untrained base beside it."""
-    base = bench.runner.evaluate_base(recipe, splits=("dev", "selection"), label=iteration_id)
-    bench.say("start", iteration_id, f"untrained base: selection {100 * base['selection']:.1f}%")
-    seed = bench.task.seeds[0]
-    trial = new_trial(
-        bench.workspace,
-        trial_id=f"{iteration_id}-incumbent-s{seed}",
-        candidate_id="incumbent",
-        recipe=recipe,
-        seed=seed,
-        parent_id="",
-    )
-    (trained,) = bench.runner.train([trial], label=f"{iteration_id}-start")
-    (scored,) = bench.runner.evaluate([trained], splits=("dev", "selection"), label=f"{iteration_id}-start")
-    if scored.selection is None:
-        raise TrainError(f"the starting recipe failed: {scored.error}; mend {bench.workspace.recipe_file}")
-    bench.say("start", iteration_id, f"starting recipe: selection {100 * scored.selection:.1f}%")
-    incumbent = Incumbent(
-        recipe=recipe.to_dict(),
-        trials=(scored,),
-        since=iteration_id,
-        locks=bench.locks,
-        base_dev=base["dev"],
-        base_selection=base["selection"],
-        start_trials=(scored,),
-    )
-    return incumbent.model_dump(mode="json")
-
-
-def _context_maker(
-    bench: Bench, iteration_id: str, incumbent: Incumbent, budget: Budget
-) -> Callable[[], PlanContext]:
+def _context_maker(bench: Bench, iteration_id: str, incumbent: Incumbent) -> Callable[[], PlanContext]:
     def make() -> PlanContext:
-        return build_context(
+        context = build_context(
             bench.runner,
             incumbent,
             iteration=int(iteration_id[1:]),
-            budget_left=budget.left(),
+            budget_left=bench.ledger.left(),
             planner=bench.planner.name,
         )
+        return offer_ideas(open_queue(bench.workspace, clock=bench.clock), context, iteration_id)
 
     return make

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from agent import publishing, rulings, validation
+from agent.affording import (
+    NO_TIME,
+    UNKNOWN_TIME,
+    by_seed,
+    choose_affordable,
+    training_worst,
+    until_cap,
+    worst_of_planning,
+)
+from agent.budget.amounts import Amounts
+from agent.budget.estimates import Pace
+from agent.budget.ledger import Ledger
+from agent.budget.limits import describe_left
+from agent.ideas.bookkeeping import note_plan, settle_ideas
+from agent.ideas.queue import open_queue
 from agent.incumbent import INCUMBENT, Incumbent
 from agent.locks import Locks, check_locks
 from agent.plan import Plan
 from agent.planners.planner import PlanContext, Planner
 from agent.progress import Event
-from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
+from agent.records import BudgetRecord, CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.trials import TrialRunner
+from tools.errors import BudgetError
 from tools.journal import Journal
 from tools.repo import Worktree
 from tools.task import Task
@@ -38,6 +55,7 @@ class Bench:
     worktree: Worktree
     runner: TrialRunner
     planner: Planner
+    ledger: Ledger
     clock: Callable[[], str]
     notify: Callable[[Event], None]
 
@@ -54,9 +72,29 @@ class Bench:
 
         return self.journal.run_step(name, iteration_id, announced)
 
+    @contextlib.contextmanager
+    def spending(self, step: str, iteration_id: str, worst: Amounts) -> Iterator[None]:
+        """Debit what a step may cost at worst, settle what it did cost, and tell what is left.
+
+        Raises:
+            BudgetError: the worst case does not fit; nothing was debited.
+        """
+        try:
+            with self.ledger.spending(step, iteration_id, worst):
+                yield
+        finally:
+            left = self.ledger.left()
+            self.notify(Event(step, iteration_id, "budget", text=describe_left(left), left=left))
+
     def say(self, step: str, iteration_id: str, text: str) -> None:
         """Tell the watcher something about a step."""
         self.notify(Event(step, iteration_id, "note", text=text))
+
+    def pace(self, incumbent: Incumbent) -> Pace:
+        """Return what the incumbent's trials say of how long others take."""
+        with self.workspace.split_file(self.task, "train").open(encoding="utf-8") as file:
+            n_rows = sum(1 for line in file if line.strip())
+        return Pace(incumbent, n_rows, self.ledger.gpus)
 
     @property
     def system_prompt_file(self) -> str | None:
@@ -70,13 +108,19 @@ def run_iteration(
 
     Every step's result is in the journal before the next begins, so that after a crash the
     same call finishes what is missing and repeats nothing.
+
+    Raises:
+        BudgetError: a cap was reached before a candidate was trained.
     """
     started_at = str(bench.step("begin", iteration_id, bench.clock))
+    pace = bench.pace(incumbent)
     plan = plan_candidates(bench, iteration_id, context)
     candidates = validate_candidates(bench, iteration_id, incumbent, plan)
-    candidates = smoke_candidates(bench, iteration_id, candidates)
-    trials = train_trials(bench, iteration_id, first_seed_trials(bench, iteration_id, incumbent, candidates))
-    trials = evaluate_trials(bench, iteration_id, trials)
+    candidates = smoke_candidates(bench, iteration_id, candidates, pace=pace)
+    trials = first_seed_trials(bench, iteration_id, incumbent, candidates)
+    trials = train_trials(bench, iteration_id, trials, pace=pace)
+    candidates, trials = leave_out_unaffordable(candidates, trials)
+    trials = evaluate_trials(bench, iteration_id, trials, pace=pace)
     guards = probe_trials(bench, iteration_id, incumbent, trials)
     first = compare_trials(bench, iteration_id, incumbent, trials, guards, look=1)
     incumbent, trials, final = settle_verdict(bench, iteration_id, incumbent, trials, guards, first)
@@ -88,8 +132,17 @@ def run_iteration(
 
 def plan_candidates(bench: Bench, iteration_id: str, context: Callable[[], PlanContext]) -> Plan:
     """plan: ask the planner for patches and a hypothesis."""
-    found = bench.step("plan", iteration_id, lambda: bench.planner.plan(context()).model_dump(mode="json"))
-    return Plan.model_validate(found)
+
+    def run() -> Any:
+        # Made before the debit, so that the planner is shown what there is to plan with.
+        asked = context()
+        with bench.spending("plan", iteration_id, worst_of_planning(bench.planner, asked)):
+            meter = bench.ledger.requests("plan", iteration_id)
+            return bench.planner.plan(replace(asked, meter=meter)).model_dump(mode="json")
+
+    plan = Plan.model_validate(bench.step("plan", iteration_id, run))
+    note_plan(open_queue(bench.workspace, clock=bench.clock), iteration_id, plan)
+    return plan
 
 
 def validate_candidates(
@@ -112,12 +165,15 @@ def validate_candidates(
 
 
 def smoke_candidates(
-    bench: Bench, iteration_id: str, candidates: Sequence[CandidateRecord]
+    bench: Bench, iteration_id: str, candidates: Sequence[CandidateRecord], *, pace: Pace | None = None
 ) -> tuple[CandidateRecord, ...]:
     """smoke: a few rows, a loadable checkpoint, a non-zero eval item; else the recipe is broken."""
+    open_ones = sum(candidate.rejected is None for candidate in candidates)
+    worst = UNKNOWN_TIME if pace is None else pace.smoking(bench.task, open_ones)
 
     def run() -> Any:
-        passed = validation.smoke(bench.runner, candidates, label=iteration_id)
+        with bench.spending("smoke", iteration_id, worst):
+            passed = validation.smoke(bench.runner, candidates, label=iteration_id)
         return _CANDIDATES.dump_python(passed, mode="json")
 
     return _CANDIDATES.validate_python(bench.step("smoke", iteration_id, run))
@@ -137,32 +193,78 @@ def first_seed_trials(
 
 
 def train_trials(
-    bench: Bench, iteration_id: str, trials: Sequence[TrialRecord], *, look: int = 1
+    bench: Bench,
+    iteration_id: str,
+    trials: Sequence[TrialRecord],
+    *,
+    look: int = 1,
+    pace: Pace | None = None,
 ) -> tuple[TrialRecord, ...]:
-    """train: the candidates together on one frozen base."""
+    """train: the candidates together on one frozen base, as many of them as the budget covers.
+
+    Raises:
+        BudgetError: it covers none, and none was begun.
+    """
+    name = _look("train", look)
 
     def run() -> Any:
-        return _TRIALS.dump_python(
-            bench.runner.train(trials, label=f"{iteration_id}-look{look}"), mode="json"
-        )
+        # A further seed is bought for the leader and the incumbent alike, or not at all.
+        units = [[trial] for trial in trials] if look == 1 else by_seed(trials)
+        chosen = choose_affordable(bench.ledger, units, pace)
+        trained: Sequence[TrialRecord] = ()
+        if chosen.trials:
+            with bench.spending(name, iteration_id, training_worst(chosen.trials, pace)):
+                trained = until_cap(
+                    chosen.trials,
+                    "train_overrun",
+                    lambda: bench.runner.train(chosen.trials, label=f"{iteration_id}-look{look}"),
+                )
+        elif trials and look == 1 and not chosen.begun:
+            raise BudgetError(f"no candidate of {iteration_id} was trained: {chosen.refusal}")
+        return _TRIALS.dump_python((*trained, *chosen.left_out), mode="json")
 
-    return _TRIALS.validate_python(bench.step(_look("train", look), iteration_id, run))
+    return _TRIALS.validate_python(bench.step(name, iteration_id, run))
+
+
+def leave_out_unaffordable(
+    candidates: Sequence[CandidateRecord], trials: Sequence[TrialRecord]
+) -> tuple[tuple[CandidateRecord, ...], tuple[TrialRecord, ...]]:
+    """Return the candidates, those that the budget did not cover refused, and the trials that ran."""
+    why = {trial.candidate_id: trial.error for trial in trials if trial.status == "not_run"}
+    told = tuple(
+        candidate.model_copy(update={"rejected": why[candidate.candidate_id]})
+        if candidate.candidate_id in why
+        else candidate
+        for candidate in candidates
+    )
+    return told, tuple(trial for trial in trials if trial.status != "not_run")
 
 
 def evaluate_trials(
-    bench: Bench, iteration_id: str, trials: Sequence[TrialRecord], *, look: int = 1
+    bench: Bench,
+    iteration_id: str,
+    trials: Sequence[TrialRecord],
+    *,
+    look: int = 1,
+    pace: Pace | None = None,
 ) -> tuple[TrialRecord, ...]:
-    """evaluate: one row per item and seed, kept."""
+    """evaluate: one row per item and seed, kept; a trial that the budget does not cover has no score."""
+    name = _look("evaluate", look)
+    worst = UNKNOWN_TIME if pace is None else pace.scoring(trials)
+
+    def score() -> tuple[TrialRecord, ...]:
+        with bench.spending(name, iteration_id, worst):
+            return bench.runner.evaluate(
+                trials, splits=("dev", "selection"), label=f"{iteration_id}-look{look}"
+            )
 
     def run() -> Any:
-        scored = bench.runner.evaluate(
-            trials, splits=("dev", "selection"), label=f"{iteration_id}-look{look}"
-        )
+        scored = until_cap(trials, "eval_overrun", score)
         for trial in scored:
             bench.say("evaluate", iteration_id, rulings.describe_trial(trial))
-        return _TRIALS.dump_python(scored, mode="json")
+        return _TRIALS.dump_python(tuple(scored), mode="json")
 
-    return _TRIALS.validate_python(bench.step(_look("evaluate", look), iteration_id, run))
+    return _TRIALS.validate_python(bench.step(name, iteration_id, run))
 
 
 def probe_trials(
@@ -174,7 +276,8 @@ def probe_trials(
         if bench.workspace.probe_file(bench.task).is_file():
             # A probe loads a base of its own, and two may not fit.
             bench.runner.release()
-        return rulings.probe_guards(bench.runner, incumbent, trials)
+        with bench.spending("probe", iteration_id, NO_TIME):
+            return rulings.probe_guards(bench.runner, incumbent, trials, label=iteration_id)
 
     found: dict[str, list[dict[str, Any]]] = bench.step("probe", iteration_id, run)
     return found
@@ -209,19 +312,24 @@ def settle_verdict(
     first: tuple[RulingRecord, ...],
 ) -> tuple[Incumbent, tuple[TrialRecord, ...], tuple[RulingRecord, ...]]:
     """verdict: the leader buys the task's further seeds, beside the incumbent's, and is ruled on again."""
-    leader = rulings.leader(first)
+    leader, why_not = rulings.leader(first), None
+    bought: list[TrialRecord] = []
     more = rulings.further_seeds(bench.runner, iteration_id, incumbent, trials, leader)
     if more:
         bench.say("verdict", iteration_id, f"{leader} leads; {len(more)} more trial(s) on further seeds")
-        trained = train_trials(bench, iteration_id, more, look=2)
-        scored = evaluate_trials(bench, iteration_id, trained, look=2)
+        pace = bench.pace(incumbent)
+        trained = train_trials(bench, iteration_id, more, look=2, pace=pace)
+        why_not = next((trial.error for trial in trained if trial.status == "not_run"), None)
+        bought = [trial for trial in trained if trial.status != "not_run"]
+    if bought:
+        scored = evaluate_trials(bench, iteration_id, bought, look=2, pace=pace)
         incumbent = rulings.with_trials(incumbent, [t for t in scored if t.candidate_id == INCUMBENT])
         trials = (*trials, *(trial for trial in scored if trial.candidate_id != INCUMBENT))
     contenders = [trial for trial in trials if trial.candidate_id == leader]
-    second = compare_trials(bench, iteration_id, incumbent, contenders, guards, look=2) if more else ()
+    second = compare_trials(bench, iteration_id, incumbent, contenders, guards, look=2) if bought else ()
 
     def run() -> Any:
-        return _RULINGS.dump_python(rulings.settle(first, second, leader), mode="json")
+        return _RULINGS.dump_python(rulings.settle(first, second, leader, why_not), mode="json")
 
     final = _RULINGS.validate_python(bench.step("verdict", iteration_id, run))
     return incumbent, trials, final
@@ -248,6 +356,7 @@ def decide_iteration(
             candidates=candidates,
             trials=(*incumbent.trials, *trials),
             final=final,
+            budget=BudgetRecord(spent=bench.ledger.account.spent_in(iteration_id), left=bench.ledger.left()),
         )
         return record.model_dump(mode="json")
 
@@ -266,7 +375,9 @@ def commit_iteration(bench: Bench, record: IterationRecord, incumbent: Incumbent
             incumbent=incumbent,
         )
 
-    return str(bench.step("commit", record.iteration_id, run))
+    sha = str(bench.step("commit", record.iteration_id, run))
+    settle_ideas(open_queue(bench.workspace, clock=bench.clock), record)
+    return sha
 
 
 def _look(name: str, look: int) -> str:

@@ -5,41 +5,83 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from agent.records import TrialRecord
+from agent.attempts import told_end
+from agent.faults import raise_if_machine, worth_retrying
+from agent.records import GuardRecord, TrialRecord
+from agent.trials import TrialRunner
+from agent.workers import run_metered
 from tools.child import Child, watch
-from tools.errors import ProbeError, TrainError
+from tools.errors import BudgetError, ProbeError, TrainError
 from tools.files import digest_file
 from tools.lanes.local import explain_end
 from tools.models import resolve_base_model
 from tools.probe import KnowledgeReport, ProbeReport, compare_knowledge, load_probe_kind
-from tools.task import Task
 from tools.verdict import Guard, probe_guard
-from tools.workspace import Workspace
 
 
-def guard_by_probe(
-    workspace: Workspace, task: Task, incumbent: TrialRecord, trial: TrialRecord
-) -> Guard | None:
+def probe_trial(
+    runner: TrialRunner, incumbent: TrialRecord, trial: TrialRecord, *, label: str
+) -> GuardRecord | None:
     """Return the guard of a trial's probe against the incumbent's; None where there is no probe set.
+
+    A probe that died is tried once more. One that a cap kept from measuring, or that died twice,
+    gives a guard that is unknown.
+
+    Args:
+        label: Names this work in the book of retries.
+    Raises:
+        ProbeError: the probe set is malformed.
+        DiskFullError, GpuLostError: the machine is at fault.
+    """
+    questions = runner.workspace.probe_file(runner.task)
+    if not questions.is_file():
+        return None
+    name = f"{load_probe_kind(questions)} probe"
+    try:
+        guard = _retried(runner, f"{label}-probe-{trial.trial_id}", questions, incumbent, trial)
+    except BudgetError as err:
+        return GuardRecord(name=name, passed=False, detail=str(err), measured=False)
+    except TrainError as err:
+        if runner.retries is None:
+            raise
+        return GuardRecord(name=name, passed=False, detail=told_end(err), measured=False)
+    return GuardRecord(name=guard.name, passed=guard.passed, detail=guard.detail)
+
+
+def _retried(
+    runner: TrialRunner, key: str, questions: Path, incumbent: TrialRecord, trial: TrialRecord
+) -> Guard:
+    try:
+        return guard_by_probe(runner, questions, incumbent, trial)
+    except TrainError as err:
+        raise_if_machine(err)
+        if runner.retries is None or runner.retries.is_taken(key) or not worth_retrying(err):
+            raise
+        runner.retries.take(key, told_end(err))
+        return guard_by_probe(runner, questions, incumbent, trial)
+
+
+def guard_by_probe(runner: TrialRunner, questions: Path, incumbent: TrialRecord, trial: TrialRecord) -> Guard:
+    """Return the guard of a trial's probe against the incumbent's.
 
     Raises:
         TrainError: the probe's process failed.
         ProbeError: the probe set is malformed.
+        BudgetError: a cap ended it.
     """
-    questions = workspace.probe_file(task)
-    if not questions.is_file():
-        return None
-    before = _report(workspace, questions, incumbent)
-    after = _report(workspace, questions, trial)
+    before = _report(runner, questions, incumbent)
+    after = _report(runner, questions, trial)
     if load_probe_kind(questions) == "reasoning":
         return probe_guard(ProbeReport.from_json(after).compare(ProbeReport.from_json(before)))
     delta = compare_knowledge(_knowledge(before), _knowledge(after))
     return probe_guard(delta, name="knowledge probe")
 
 
-def _report(workspace: Workspace, questions: Path, trial: TrialRecord) -> Path:
+def _report(runner: TrialRunner, questions: Path, trial: TrialRecord) -> Path:
     """Return the report of a trial, probing it where there is none of these questions yet."""
+    workspace = runner.workspace
     folder = workspace.state_dir / "probes" / digest_file(questions)[:12]
     report = folder / f"{trial.trial_id}.json"
     if report.is_file():
@@ -58,9 +100,14 @@ def _report(workspace: Workspace, questions: Path, trial: TrialRecord) -> Path:
     else:
         argv += ["--tag", trial.trial_id]
     log_path = folder / f"{trial.trial_id}.log"
-    with Child.start(argv, log_path=log_path) as child:
-        end = watch(child, interval_s=1.0)
-    explain_end(end, "the probe", log_path)
+
+    def run(timeout_s: float | None = None) -> dict[str, Any]:
+        with Child.start(argv, log_path=log_path) as child:
+            end = watch(child, interval_s=1.0, timeout_s=timeout_s)
+        explain_end(end, "the probe", log_path, timeout_s)
+        return {}
+
+    run_metered(runner.meter, run)
     return report
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.plan import BudgetLeft
+
 
 @dataclass(frozen=True)
 class Event:
@@ -12,6 +14,8 @@ class Event:
 
     step: str
     iteration_id: str
-    kind: Literal["started", "done", "note"]
+    kind: Literal["started", "done", "note", "budget"]
     text: str = ""
     wall_s: float | None = None
+    left: BudgetLeft | None = None
+    """Of the run's budget, where that is what the event is about."""

@@ -49,9 +49,7 @@ class TrialRecord(Record):
     parent_id: str
     recipe: dict[str, Any]
     seed: int
-    status: Literal[
-        "done", "stopped_early", "halted", "failed", "not_run", "train_overrun", "eval_overrun"
-    ]
+    status: Literal["done", "stopped_early", "halted", "failed", "not_run", "train_overrun", "eval_overrun"]
     """`not_run` never began, for want of budget; an overrun was ended, or not scored, by a cap."""
     error: str | None = None
     adapter_dir: str | None = None

@@ -9,8 +9,15 @@ from typing import Any
 from agent.diagnostics.timing import find_implausibly_fast
 from agent.incumbent import INCUMBENT, Incumbent
 from agent.plan import Plan
-from agent.probing import guard_by_probe
-from agent.records import CandidateRecord, GuardRecord, IterationRecord, RulingRecord, TrialRecord
+from agent.probing import probe_trial
+from agent.records import (
+    BudgetRecord,
+    CandidateRecord,
+    GuardRecord,
+    IterationRecord,
+    RulingRecord,
+    TrialRecord,
+)
 from agent.trials import TrialRunner
 from agent.weight_guard import guard_by_weights
 from tools.comparison import Scores, compare, corrected_level
@@ -29,21 +36,29 @@ Guards = dict[str, list[dict[str, Any]]]
 """Guards of each trial, by trial id, as JSON values."""
 
 
-def probe_guards(runner: TrialRunner, incumbent: Incumbent, trials: Sequence[TrialRecord]) -> Guards:
-    """Return the guard metrics of every scored trial against the incumbent's first trial."""
+def probe_guards(
+    runner: TrialRunner, incumbent: Incumbent, trials: Sequence[TrialRecord], *, label: str = ""
+) -> Guards:
+    """Return the guard metrics of every scored trial against the incumbent's first trial.
+
+    A probe that a cap or a dead process kept from measuring gives a guard that says so.
+
+    Args:
+        label: Names this work in the book of retries.
+    """
     before = runner.scores(incumbent.trials[0], "selection")
     found: Guards = {}
     for trial in trials:
         if not trial.scored:
             continue
-        guards = [forbidden_guard(before, runner.scores(trial, "selection"))]
-        probed = guard_by_probe(runner.workspace, runner.task, incumbent.trials[0], trial)
+        guards = [_guard_record(forbidden_guard(before, runner.scores(trial, "selection")))]
+        probed = probe_trial(runner, incumbent.trials[0], trial, label=label)
         if probed is not None:
             guards.append(probed)
         trained = guard_by_weights(runner.workspace, incumbent.trials[0], trial)
         if trained is not None:
-            guards.append(trained)
-        found[trial.trial_id] = [_guard_record(guard).model_dump(mode="json") for guard in guards]
+            guards.append(_guard_record(trained))
+        found[trial.trial_id] = [guard.model_dump(mode="json") for guard in guards]
     return found
 
 
@@ -112,12 +127,18 @@ def with_trials(incumbent: Incumbent, trials: Iterable[TrialRecord]) -> Incumben
 
 
 def settle(
-    first: Sequence[RulingRecord], second: Sequence[RulingRecord], leading: str | None
+    first: Sequence[RulingRecord],
+    second: Sequence[RulingRecord],
+    leading: str | None,
+    not_bought: str | None = None,
 ) -> tuple[RulingRecord, ...]:
     """Return the last word on every candidate: only the leader can be kept.
 
     Another candidate that beat the incumbent on the first seed stays open: it was not
     confirmed on further seeds, because the leader was.
+
+    Args:
+        not_bought: Why the leader has not got all of its seeds; None where it has.
     """
     later = {ruling.candidate_id: ruling for ruling in second}
     final = []
@@ -126,6 +147,9 @@ def settle(
         if last.verdict == "keep" and last.candidate_id != leading:
             reason = f"{last.reason}; not promoted, because {leading} was ahead in the same bakeoff"
             last = last.model_copy(update={"verdict": "inconclusive", "reason": reason})
+        if not_bought is not None and last.candidate_id == leading:
+            told = f"{last.reason}; not all of the task's seeds were bought ({not_bought})"
+            last = last.model_copy(update={"reason": told})
         final.append(last)
     return tuple(final)
 
@@ -139,6 +163,7 @@ def conclude(
     candidates: Sequence[CandidateRecord],
     trials: Sequence[TrialRecord],
     final: Sequence[RulingRecord],
+    budget: BudgetRecord | None = None,
 ) -> IterationRecord:
     """Return the iteration as one record, with its decision in one sentence."""
     kept = next((ruling for ruling in final if ruling.verdict == "keep"), None)
@@ -158,6 +183,7 @@ def conclude(
         decision=_decision(kept, candidates, final),
         notes=_notes(plan, trials),
         planner_usage=plan.usage,
+        budget=budget,
         background_additions=plan.background_additions,
     )
 
@@ -199,7 +225,9 @@ def _rule_on(
     scored = [trial for trial in trials if trial.scored]
     if not scored:
         reason = f"no scores: {trials[0].error or 'the trial failed'}"
-        return RulingRecord(candidate_id=name, verdict="discard", reason=reason)
+        # What a cap ended says nothing about the recipe.
+        ended = any(trial.status.endswith("_overrun") for trial in trials)
+        return RulingRecord(candidate_id=name, verdict="inconclusive" if ended else "discard", reason=reason)
     seeds = {trial.seed for trial in scored} & {trial.seed for trial in incumbent.trials if trial.scored}
     base = Scores.from_rows(_rows(runner, incumbent.trials, seeds))
     mine = Scores.from_rows(_rows(runner, scored, seeds))
@@ -209,9 +237,14 @@ def _rule_on(
         minimum_gain=runner.task.minimum_gain,
         n_candidates=tries.candidates,
         n_looks=tries.looks,
-        guards=tuple(_guard(record) for record in held),
+        guards=tuple(_guard(record) for record in held if record.measured),
     )
-    return _ruling_record(name, ruling, held)
+    found = _ruling_record(name, ruling, held)
+    unknown = "; ".join(f"{record.name}: {record.detail}" for record in held if not record.measured)
+    if unknown and found.verdict == "keep":
+        reason = f"{found.reason}; but not kept, for a guard is unknown: {unknown}"
+        return found.model_copy(update={"verdict": "inconclusive", "reason": reason})
+    return found
 
 
 def _rows(runner: TrialRunner, trials: Iterable[TrialRecord], seeds: set[int]) -> list[Any]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from pydantic import ValidationError
+
+from agent.records import IterationRecord
 from tools.journal import Journal
 
-__all__ = ["FlywheelRun", "enter_run", "leave_run"]
+__all__ = ["MOST_BROKEN", "FlywheelRun", "count_broken", "enter_run", "leave_run"]
+
+MOST_BROKEN: Final = 2
+"""Iterations in a row without a scored candidate, after which something else than the ideas is wrong."""
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,23 @@ def enter_run(journal: Journal, iterations: int) -> FlywheelRun:
 def leave_run(journal: Journal, run: FlywheelRun) -> None:
     """Record that the run came to its end, whatever stopped it."""
     journal.end_run(run.run_id)
+
+
+def count_broken(journal: Journal, run: FlywheelRun) -> int:
+    """Return how many of the run's last iterations, in a row, scored no candidate.
+
+    Read from the journal, so that a storm is one however often the run was cut off in it.
+    """
+    begun = journal.last("run_begin", run.run_id)
+    broken = 0
+    for event in journal.events():
+        if begun is None or event.seq < begun.seq or (event.event, event.step) != ("done", "decide"):
+            continue
+        try:
+            record = IterationRecord.model_validate(event.data.get("result"))
+        except ValidationError:
+            # Another version's, or a re-run's: it says nothing of this run's candidates.
+            continue
+        tried = [trial for trial in record.own_trials if trial.parent_id]
+        broken = 0 if any(trial.scored for trial in tried) else broken + 1
+    return broken

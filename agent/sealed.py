@@ -11,7 +11,8 @@ from agent.iteration import Bench
 from agent.progress import Event
 from agent.publishing import INCUMBENT_FILE
 from agent.records import Record, TrialRecord
-from agent.trials import BASE_TRIAL, RunWorker, opened_worker
+from agent.trials import BASE_TRIAL
+from agent.workers import RunWorker, opened_worker
 from tools.clock import Clock, utc_now
 from tools.comparison import Interval, Scores, interval
 from tools.errors import TaskError

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from agent.attempts import Retries, Run, run_trials
 from agent.records import CandidateRecord, TrialRecord
+from agent.workers import HoldsMemory, RunWorker, WorkerMeter, run_metered
+from agent.training_rows import resolve_recipe
 from tools.errors import TrainError
 from tools.evaluation.scores import ScoreRow, read_scores
 from tools.files import write_text_atomic
-from tools.lanes.resident import ResidentEngine
 from tools.models import resolve_base_model
 from tools.recipe import TrainRecipe
 from tools.task import Split, Task
 from tools.workspace import Workspace
 
 BASE_TRIAL = "base"
-
-
-class RunWorker(Protocol):
-    """Runs one worker specification to its end and returns its result."""
-
-    def __call__(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]: ...
-
-
-@runtime_checkable
-class HoldsMemory(Protocol):
-    """A worker that keeps something loaded between two specifications."""
-
-    def release(self) -> None:
-        """Let go of it; the next specification loads it again."""
-        ...
-
-
-@contextlib.contextmanager
-def opened_worker(run_worker: RunWorker | None) -> Iterator[RunWorker]:
-    """Yield run_worker; for None an engine of the block's own, which loads a base once."""
-    if run_worker is not None:
-        yield run_worker
-        return
-    with ResidentEngine() as engine:
-        yield engine
 
 
 @dataclass(frozen=True)
@@ -63,6 +40,8 @@ class TrialRunner:
     """The lineage folder of the bakeoff branch's worktree."""
     threads: int | None = None
     progress: Callable[[str], None] = lambda _: None
+    meter: WorkerMeter | None = None
+    retries: Retries | None = None
 
     def release(self) -> None:
         """Let go of the base model that the worker may hold: other programs need the memory now."""
@@ -88,32 +67,42 @@ class TrialRunner:
         A trial that fails comes back with its error; the others are unharmed.
 
         Raises:
-            TrainError: the worker itself died.
+            TrainError: the worker itself died, and no retries are kept.
+            BudgetError: a cap ended the worker.
+            DiskFullError, GpuLostError: the machine is at fault.
         """
-        finished: dict[str, TrialRecord] = {}
-        for group in _groups(trials):
-            result = self._run("train", label, self._train_spec(group))
-            finished |= {trial.trial_id: _with_training(trial, result, self.workspace) for trial in group}
+
+        def run(some: Sequence[TrialRecord]) -> list[TrialRecord]:
+            result = self._run("train", label, self._train_spec(some))
+            return [_with_training(trial, result, self.workspace) for trial in some]
+
+        finished = self._in_groups(trials, run, f"{label}-train")
         return tuple(finished[trial.trial_id] for trial in trials)
 
     def evaluate(
         self, trials: Sequence[TrialRecord], *, splits: Sequence[Split], label: str
     ) -> tuple[TrialRecord, ...]:
-        """Score trained trials on splits; failed trials pass through as they are."""
-        finished: dict[str, TrialRecord] = {}
-        able = [trial for trial in trials if trial.adapter_dir is not None]
-        for group in _groups(able):
+        """Score trained trials on splits; failed trials pass through as they are.
+
+        Raises:
+            TrainError, BudgetError, DiskFullError, GpuLostError: as `train`.
+        """
+
+        def run(some: Sequence[TrialRecord]) -> list[TrialRecord]:
             adapters = [
                 {
                     "trial_id": trial.trial_id,
                     "seed": trial.seed,
                     "adapter_dir": str(self.workspace.root / str(trial.adapter_dir)),
                 }
-                for trial in group
+                for trial in some
             ]
-            spec = self._evaluate_spec(group[0].train_recipe, adapters, self._split_files(splits))
+            spec = self._evaluate_spec(some[0].train_recipe, adapters, self._split_files(splits))
             result = self._run("evaluate", label, spec)
-            finished |= {trial.trial_id: self._with_scores(trial, result) for trial in group}
+            return [self._with_scores(trial, result) for trial in some]
+
+        able = [trial for trial in trials if trial.adapter_dir is not None]
+        finished = self._in_groups(able, run, f"{label}-evaluate")
         return tuple(finished.get(trial.trial_id, trial) for trial in trials)
 
     def evaluate_base(self, recipe: TrainRecipe, *, splits: Sequence[Split], label: str) -> dict[str, float]:
@@ -144,6 +133,14 @@ class TrialRunner:
             # A fresh clone has no state folder, but what was committed holds the same scores.
             path = self.committed_lineage / trial.trial_id / f"{split}.jsonl"
         return read_scores(path)
+
+    def _in_groups(self, trials: Sequence[TrialRecord], run: Run, key: str) -> dict[str, TrialRecord]:
+        """Run trials, those that share a base together, and return what became of each, by its id."""
+        finished: dict[str, TrialRecord] = {}
+        for number, group in enumerate(_groups(trials)):
+            done = run_trials(group, run, self.retries, key=f"{key}{number or ''}")
+            finished |= {trial.trial_id: trial for trial in done}
+        return finished
 
     def _train_spec(self, group: Sequence[TrialRecord]) -> dict[str, Any]:
         members = [
@@ -206,7 +203,8 @@ class TrialRunner:
     def _resolved(self, recipe: TrainRecipe, trial: TrialRecord) -> TrainRecipe:
         base = self._base(recipe)
         folder = str(Path(trial.run_dir).parent)
-        return recipe.replace(output_dir=folder).resolve(self.workspace.root).replace(base_model=base)
+        resolved = resolve_recipe(self.workspace, recipe.replace(output_dir=folder))
+        return resolved.replace(base_model=base)
 
     def _base(self, recipe: TrainRecipe) -> str:
         return resolve_base_model(recipe.resolve(self.workspace.root).base_model)
@@ -215,7 +213,8 @@ class TrialRunner:
         folder = self.workspace.state_dir / "worker"
         name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{label}-{kind}-{short_digest(spec)}")
         spec["result_path"] = str(folder / f"{name}.result.json")
-        return self.run_worker(spec, spec_path=folder / f"{name}.json", log_path=folder / f"{name}.log")
+        places = {"spec_path": folder / f"{name}.json", "log_path": folder / f"{name}.log"}
+        return run_metered(self.meter, partial(self.run_worker, spec, **places))
 
     def _with_scores(self, trial: TrialRecord, result: Mapping[str, Any]) -> TrialRecord:
         entry = _entry(result["adapters"], trial.trial_id)

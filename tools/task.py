@@ -51,6 +51,19 @@ class PlannerPrices(_Frozen):
     cache_write: float = Field(ge=0)
 
 
+class TeacherSettings(_Frozen):
+    """The model that makes the rows which wait in the queue, while a flywheel runs."""
+
+    kind: Literal["claude", "openai"] = "openai"
+    model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^\s@?#]+$", max_length=500)
+    """A key is sent only where the environment names the same address."""
+    rows: int = Field(default=100, ge=1, le=5000)
+    """Most rows of one candidate."""
+    prices: PlannerPrices | None = None
+    """None leaves the dollars unknown."""
+
+
 class BakeoffSettings(_Frozen):
     """How many candidates an iteration tries, who proposes them and when the flywheel stops."""
 
@@ -66,6 +79,18 @@ class BakeoffSettings(_Frozen):
     """Most replies of the model a plan."""
     planner_prices: PlannerPrices | None = None
     """None leaves the dollars of a plan unknown."""
+    data_work: bool = False
+    """Whether a request for rows that waits in the queue becomes a candidate with those rows."""
+    teacher: TeacherSettings = TeacherSettings()
+
+    @model_validator(mode="after")
+    def _data_work_can_be_done(self) -> BakeoffSettings:
+        if self.data_work and (self.teacher.model is None or self.candidates < 2):
+            raise ValueError(
+                "bakeoff.data_work needs bakeoff.teacher.model, and bakeoff.candidates from 2: its candidate "
+                "takes one of the places"
+            )
+        return self
 
 
 class SmokeSettings(_Frozen):
@@ -77,9 +102,17 @@ class SmokeSettings(_Frozen):
 
 
 class BudgetCaps(_Frozen):
-    """Caps; None leaves one open."""
+    """Caps of one run, the times that it was cut off and went on included; None leaves one open."""
 
     wall_s: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
+    """Hours in which a worker held a GPU; on a CPU nothing is spent of them."""
+    dollars: float | None = Field(default=None, gt=0)
+    """What language models cost, at `bakeoff.planner_prices`."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens that language models read and write."""
+    turns: int | None = Field(default=None, ge=1)
+    """Requests to language models, repeated ones included."""
     trials: int | None = Field(default=None, ge=1)
 
 

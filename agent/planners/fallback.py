@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.plan import Plan, PlanContext
-from agent.planners.planner import Planner
+from agent.planners.planner import Planner, PlannerCosts, costs_of
 from agent.planners.quoting import cut
 from tools.errors import PlannerOutageError
 
@@ -26,11 +26,17 @@ class FallbackPlanner:
         """Both names; a plan carries the name of the one that made it."""
         return f"{self.primary.name}, else {self.secondary.name}"[:64]
 
+    @property
+    def costs(self) -> PlannerCosts | None:
+        """What asking primary costs."""
+        return costs_of(self.primary)
+
     def plan(self, context: PlanContext) -> Plan:
         """Return primary's plan, or secondary's with the reason in its notes and name.
 
         Raises:
             PlannerError: there is nothing to propose.
+            BudgetError: a cap was reached; secondary does not step in for that.
         """
         try:
             return self.primary.plan(context)

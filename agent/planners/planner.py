@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from agent.plan import Plan, PlanContext
+from tools.task import PlannerPrices
 
-__all__ = ["PlanContext", "Planner"]
+__all__ = ["PaidPlanner", "PlanContext", "Planner", "PlannerCosts", "costs_of"]
+
+
+@dataclass(frozen=True)
+class PlannerCosts:
+    """What asking a language model may cost."""
+
+    prices: PlannerPrices | None
+    """None where nobody says."""
+    time_limit_s: float
+    """Most seconds that a plan takes."""
 
 
 @runtime_checkable
@@ -31,3 +43,18 @@ class Planner(Protocol):
             PlannerError: it has nothing to propose.
         """
         ...
+
+
+@runtime_checkable
+class PaidPlanner(Protocol):
+    """A planner that may ask a language model."""
+
+    @property
+    def costs(self) -> PlannerCosts | None:
+        """What that costs; None where it asks nobody."""
+        ...
+
+
+def costs_of(planner: Planner) -> PlannerCosts | None:
+    """Return what a planner's language model costs, None for one that asks nobody."""
+    return planner.costs if isinstance(planner, PaidPlanner) else None
