@@ -12,6 +12,7 @@ from agent.context_files import write_context_files
 from agent.incumbent import INCUMBENT, INCUMBENT_NAME, Incumbent, save_incumbent
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.report.document import write_report
+from agent.training_rows import publish_rows
 from tools.decisions import DecideEntry, DecideFinding, Provenance, write_entry
 from tools.errors import DecideError
 from tools.evaluation.scores import read_scores, write_scores
@@ -29,6 +30,10 @@ _LABELS = {
     "discard": FailureLabel.DISCARD,
     # The lineage's vocabulary is fixed and has no word for an open verdict; the note says it.
     "inconclusive": FailureLabel.DISCARD,
+}
+_UNSCORED = {
+    "train_overrun": FailureLabel.TRAIN_BUDGET_OVERRUN,
+    "eval_overrun": FailureLabel.EVAL_BUDGET_OVERRUN,
 }
 
 
@@ -50,6 +55,7 @@ def publish(
     for trial in record.trials:
         write_trial(workspace, here, trial)
     append_lineage(here, task, record)
+    rows = publish_rows(workspace, here, record, incumbent)
     found = build_entry(task, record, incumbent, commit=worktree.head)
     entry = write_entry(found, here.entries_dir, replace=True)
     write_context_files(here, task, record)
@@ -63,7 +69,7 @@ def publish(
     )
     copy_report(workspace, record, [path for path in (report.html, report.png) if path is not None])
     return worktree.commit(
-        _paths(root, record, entry),
+        [*_paths(root, record, entry), *rows],
         subject=_subject(record),
         body=record.decision,
         trailers=_trailers(record, incumbent, entry),
@@ -169,6 +175,8 @@ def _lineage_row(task: Task, record: IterationRecord, trial: TrialRecord) -> Tri
 
 
 def _status(trial: TrialRecord, ruling: RulingRecord | None) -> tuple[FailureLabel, str]:
+    if trial.status == "halted":
+        return FailureLabel.DISCARD, f"discard: {trial.error}"
     if not trial.scored:
         return FailureLabel.CRASH, trial.error or "failed without a reason"
     if ruling is None:

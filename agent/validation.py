@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.data_work.requested_rows import RequestedRows
 from agent.incumbent import Incumbent
 from agent.plan import Plan, Proposal
 from agent.records import CandidateRecord
+from agent.training_rows import find_rows, resolve_recipe
 from agent.trials import TrialRunner, new_trial, short_digest, write_smoke_rows
 from tools.dataset import Dataset, load_dataset
 from tools.errors import BakehouseError, TrainError
@@ -21,15 +23,23 @@ from tools.task import JUDGED_SPLITS, SPLITS, Task
 from tools.workspace import Workspace
 
 
-def check_data(workspace: Workspace, task: Task) -> dict[str, Dataset]:
+def check_data(workspace: Workspace, task: Task, recipe: TrainRecipe | None = None) -> dict[str, Dataset]:
     """Read every split and refuse a training set that touches a judged one.
+
+    Args:
+        recipe: Its rows are looked at as well, where they are others than the train split's.
 
     Raises:
         DatasetError: rows that cannot be used, all of them listed.
         LeakError: training rows tied to dev, selection or test, with the pairs.
     """
     splits = {split: load_dataset(workspace.split_file(task, split)) for split in SPLITS}
-    check_leaks(splits["train"], {split: splits[split] for split in JUDGED_SPLITS})
+    judged = {split: splits[split] for split in JUDGED_SPLITS}
+    check_leaks(splits["train"], judged)
+    if recipe is not None:
+        rows = find_rows(workspace, recipe.dataset_jsonl)
+        if rows != workspace.split_file(task, "train"):
+            check_leaks(load_dataset(rows), judged)
     return splits
 
 
@@ -54,13 +64,36 @@ def check_proposals(
     )
 
 
+def check_requested(
+    workspace: Workspace, incumbent: Incumbent, rows: RequestedRows, candidate_id: str
+) -> CandidateRecord:
+    """Return the candidate that trains the incumbent's recipe on requested rows beside its own."""
+    recipe = incumbent.train_recipe.replace(dataset_jsonl=str(rows.dataset))
+    rejected = None
+    try:
+        check_training_rows(workspace, check_recipe(workspace, recipe))
+    except BakehouseError as err:
+        rejected = str(err)
+    return CandidateRecord(
+        candidate_id=candidate_id,
+        patch={},
+        recipe=recipe.to_dict(),
+        changes=(f"{rows.n_rows} rows more, made for {rows.item}",),
+        hypothesis=rows.hypothesis,
+        expected_gain=rows.expected_gain,
+        rejected=rejected,
+        idea=rows.item,
+        author=rows.author,
+    )
+
+
 def check_recipe(workspace: Workspace, recipe: TrainRecipe) -> TrainRecipe:
     """Return the recipe with absolute paths after every check that needs no training.
 
     Raises:
         RecipeError, ModelError, HardwareError: the first thing that is wrong.
     """
-    resolved = recipe.resolve(workspace.root)
+    resolved = resolve_recipe(workspace, recipe)
     resolved = resolved.replace(base_model=resolve_base_model(resolved.base_model))
     workspace.runs_dir.mkdir(parents=True, exist_ok=True)
     resolved.preflight()

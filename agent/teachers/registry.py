@@ -11,12 +11,15 @@ from agent.teachers.endpoints import ClaudeTeacher, OpenAITeacher
 from agent.teachers.teacher import Teacher
 from tools.errors import MissingExtraError, TeacherError
 from tools.evaluation.chat_clients import AnthropicClient, OpenAICompatibleClient
+from tools.task import TeacherSettings
 
-__all__ = ["TEACHERS", "TeacherChoice", "open_teacher"]
+__all__ = ["TEACHERS", "TeacherChoice", "choice_of", "open_teacher"]
 
 TeacherKind = Literal["claude", "openai"]
 TEACHERS: Final[tuple[str, ...]] = get_args(TeacherKind)
 _CLAUDE_KEY: Final = "ANTHROPIC_API_KEY"
+_OPENAI_KEY: Final = "OPENAI_API_KEY"
+_NAMED_ADDRESS: Final = {"claude": "ANTHROPIC_BASE_URL", "openai": "OPENAI_BASE_URL"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,25 @@ def open_teacher(choice: TeacherChoice) -> Teacher:
     if not choice.model.strip():
         raise TeacherError("no model of the teacher is named; give one with --model")
     return _open_claude(choice) if choice.kind == "claude" else _open_openai(choice)
+
+
+def choice_of(settings: TeacherSettings) -> TeacherChoice:
+    """Return the teacher that a task names. Keys go where the environment says, never where a file does.
+
+    Raises:
+        TeacherError: Claude is asked for at an address that the environment does not name.
+    """
+    kind, url = settings.kind, settings.base_url
+    named = os.environ.get(_NAMED_ADDRESS[kind], "").strip().rstrip("/")
+    is_named = url is not None and url.rstrip("/") == named
+    if kind == "claude":
+        if url is not None and not is_named:
+            raise TeacherError(
+                f"bakeoff.teacher.base_url is {url}, and your key would be sent there; name the same address "
+                f"in {_NAMED_ADDRESS[kind]} if you trust it, or use kind openai, which sends no key"
+            )
+        return TeacherChoice(kind, settings.model or "", url)
+    return TeacherChoice(kind, settings.model or "", url, _OPENAI_KEY if is_named else None)
 
 
 def _open_openai(choice: TeacherChoice) -> Teacher:
