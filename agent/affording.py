@@ -91,7 +91,7 @@ def until_cap(
     except BudgetError as err:
         return [
             trial
-            if trial.status == "failed" and overrun == "eval_overrun"
+            if trial.status in ("failed", "halted") and overrun == "eval_overrun"
             else trial.model_copy(update={"status": overrun, "error": str(err)})
             for trial in trials
         ]

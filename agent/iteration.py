@@ -24,6 +24,8 @@ from agent.budget.amounts import Amounts
 from agent.budget.estimates import Pace
 from agent.budget.ledger import Ledger
 from agent.budget.limits import describe_left
+from agent.data_work.requested_rows import RequestedRows
+from agent.gathering import gather_rows, with_gathering
 from agent.ideas.bookkeeping import note_plan, settle_ideas
 from agent.ideas.queue import open_queue
 from agent.incumbent import INCUMBENT, Incumbent
@@ -114,8 +116,9 @@ def run_iteration(
     """
     started_at = str(bench.step("begin", iteration_id, bench.clock))
     pace = bench.pace(incumbent)
-    plan = plan_candidates(bench, iteration_id, context)
-    candidates = validate_candidates(bench, iteration_id, incumbent, plan)
+    rows = gather_rows(bench, iteration_id, incumbent)
+    plan = with_gathering(plan_candidates(bench, iteration_id, context, rows), rows)
+    candidates = validate_candidates(bench, iteration_id, incumbent, plan, rows)
     candidates = smoke_candidates(bench, iteration_id, candidates, pace=pace)
     trials = first_seed_trials(bench, iteration_id, incumbent, candidates)
     trials = train_trials(bench, iteration_id, trials, pace=pace)
@@ -130,12 +133,19 @@ def run_iteration(
     return record, incumbent
 
 
-def plan_candidates(bench: Bench, iteration_id: str, context: Callable[[], PlanContext]) -> Plan:
-    """plan: ask the planner for patches and a hypothesis."""
+def plan_candidates(
+    bench: Bench,
+    iteration_id: str,
+    context: Callable[[], PlanContext],
+    rows: RequestedRows | None = None,
+) -> Plan:
+    """plan: ask the planner for patches and a hypothesis; requested rows take one of the places."""
+    taken = 0 if rows is None or rows.dataset is None else 1
 
     def run() -> Any:
         # Made before the debit, so that the planner is shown what there is to plan with.
         asked = context()
+        asked = replace(asked, n_candidates=asked.n_candidates - taken)
         with bench.spending("plan", iteration_id, worst_of_planning(bench.planner, asked)):
             meter = bench.ledger.requests("plan", iteration_id)
             return bench.planner.plan(replace(asked, meter=meter)).model_dump(mode="json")
@@ -146,17 +156,24 @@ def plan_candidates(bench: Bench, iteration_id: str, context: Callable[[], PlanC
 
 
 def validate_candidates(
-    bench: Bench, iteration_id: str, incumbent: Incumbent, plan: Plan
+    bench: Bench, iteration_id: str, incumbent: Incumbent, plan: Plan, rows: RequestedRows | None = None
 ) -> tuple[CandidateRecord, ...]:
     """validate: each patch against the allow-list, each recipe against memory and data."""
 
-    def run() -> Any:
-        validation.check_data(bench.workspace, bench.task)
+    def check() -> tuple[CandidateRecord, ...]:
         checked = validation.check_proposals(bench.workspace, bench.task, incumbent, plan)
+        if rows is None or rows.dataset is None:
+            return checked
+        name = f"c{len(checked) + 1}"
+        return (*checked, validation.check_requested(bench.workspace, incumbent, rows, name))
+
+    def run() -> Any:
+        validation.check_data(bench.workspace, bench.task, incumbent.train_recipe)
+        checked = check()
         if any(candidate.rejected for candidate in checked):
             # It may be for want of the very memory in which the worker keeps the base.
             bench.runner.release()
-            checked = validation.check_proposals(bench.workspace, bench.task, incumbent, plan)
+            checked = check()
         for candidate in checked:
             bench.say("validate", iteration_id, validation.describe(candidate))
         return _CANDIDATES.dump_python(checked, mode="json")
@@ -217,8 +234,13 @@ def train_trials(
                 trained = until_cap(
                     chosen.trials,
                     "train_overrun",
-                    lambda: bench.runner.train(chosen.trials, label=f"{iteration_id}-look{look}"),
+                    lambda: bench.runner.train(
+                        chosen.trials, label=f"{iteration_id}-look{look}", search=look == 1
+                    ),
                 )
+            for trial in trained:
+                if trial.status == "halted":
+                    bench.say("train", iteration_id, rulings.describe_trial(trial))
         elif trials and look == 1 and not chosen.begun:
             raise BudgetError(f"no candidate of {iteration_id} was trained: {chosen.refusal}")
         return _TRIALS.dump_python((*trained, *chosen.left_out), mode="json")

@@ -50,11 +50,14 @@ class TrialRecord(Record):
     recipe: dict[str, Any]
     seed: int
     status: Literal["done", "stopped_early", "halted", "failed", "not_run", "train_overrun", "eval_overrun"]
-    """`not_run` never began, for want of budget; an overrun was ended, or not scored, by a cap."""
+    """`halted` left the search behind better ones, as error says; `not_run` never began, for want of
+    budget; an overrun was ended, or not scored, by a cap."""
     error: str | None = None
     adapter_dir: str | None = None
     run_dir: str
     steps: int = 0
+    total_steps: int = 0
+    """Steps of the whole recipe; 0 where an older record does not say."""
     best_iter: int | None = None
     tokens: int = 0
     train_s: float = 0.0

@@ -49,6 +49,9 @@ def probe_guards(
     before = runner.scores(incumbent.trials[0], "selection")
     found: Guards = {}
     for trial in trials:
+        if trial.status == "halted":
+            # No scores, but a candidate that was tried: intervals are corrected for it at every look.
+            found[trial.trial_id] = []
         if not trial.scored:
             continue
         guards = [_guard_record(forbidden_guard(before, runner.scores(trial, "selection")))]
@@ -224,7 +227,8 @@ def _rule_on(
 ) -> RulingRecord:
     scored = [trial for trial in trials if trial.scored]
     if not scored:
-        reason = f"no scores: {trials[0].error or 'the trial failed'}"
+        told = trials[0].error or "the trial failed"
+        reason = told if trials[0].status == "halted" else f"no scores: {told}"
         # What a cap ended says nothing about the recipe.
         ended = any(trial.status.endswith("_overrun") for trial in trials)
         return RulingRecord(candidate_id=name, verdict="inconclusive" if ended else "discard", reason=reason)
@@ -252,7 +256,7 @@ def _rows(runner: TrialRunner, trials: Iterable[TrialRecord], seeds: set[int]) -
 
 
 def _tried(guards: Guards, names: Sequence[str]) -> int:
-    """Count the candidates that were scored in the whole bakeoff, those of an earlier look included."""
+    """Count the candidates that were scored, or halted, in the whole bakeoff, whatever the look."""
     return max(1, len({trial_id.split("-")[1] for trial_id in guards} | set(names)))
 
 
@@ -294,9 +298,22 @@ def _notes(plan: Plan, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
         "the planner would add to BACKGROUND.md what stands in BACKGROUND.additions.md"
         if plan.background_additions
         else "",
+        _saved_by_search(trials),
         *map(str, find_implausibly_fast([trial for trial in trials if trial.candidate_id != INCUMBENT])),
     )
     return tuple(note for note in said if note.strip())
+
+
+def _saved_by_search(trials: Sequence[TrialRecord]) -> str:
+    halted = [trial for trial in trials if trial.status == "halted"]
+    if not halted:
+        return ""
+    rivals = [trial for trial in trials if trial.candidate_id != INCUMBENT and trial.seed == halted[0].seed]
+    saved = sum(trial.total_steps - trial.steps for trial in halted)
+    return (
+        f"the search halted {len(halted)} of {len(rivals)} candidates by their dev scores on the way "
+        f"and saved {saved} of {sum(trial.total_steps for trial in rivals)} steps"
+    )
 
 
 def _decision(

@@ -12,8 +12,8 @@ from typing import Any
 
 from agent.attempts import Retries, Run, run_trials
 from agent.records import CandidateRecord, TrialRecord
-from agent.workers import HoldsMemory, RunWorker, WorkerMeter, run_metered
 from agent.training_rows import resolve_recipe
+from agent.workers import HoldsMemory, RunWorker, WorkerMeter, run_metered
 from tools.errors import TrainError
 from tools.evaluation.scores import ScoreRow, read_scores
 from tools.files import write_text_atomic
@@ -61,11 +61,15 @@ class TrialRunner:
             parent_id=parent_id,
         )
 
-    def train(self, trials: Sequence[TrialRecord], *, label: str) -> tuple[TrialRecord, ...]:
+    def train(
+        self, trials: Sequence[TrialRecord], *, label: str, search: bool = False
+    ) -> tuple[TrialRecord, ...]:
         """Train the trials together, a stack for each base model, and return what became of each.
 
         A trial that fails comes back with its error; the others are unharmed.
 
+        Args:
+            search: Let the trials compete, where the task says how; the losers come back halted.
         Raises:
             TrainError: the worker itself died, and no retries are kept.
             BudgetError: a cap ended the worker.
@@ -73,7 +77,7 @@ class TrialRunner:
         """
 
         def run(some: Sequence[TrialRecord]) -> list[TrialRecord]:
-            result = self._run("train", label, self._train_spec(some))
+            result = self._run("train", label, self._train_spec(some, search=search))
             return [_with_training(trial, result, self.workspace) for trial in some]
 
         finished = self._in_groups(trials, run, f"{label}-train")
@@ -142,7 +146,9 @@ class TrialRunner:
             finished |= {trial.trial_id: trial for trial in done}
         return finished
 
-    def _train_spec(self, group: Sequence[TrialRecord]) -> dict[str, Any]:
+    def _train_spec(self, group: Sequence[TrialRecord], *, search: bool) -> dict[str, Any]:
+        rules = self.task.bakeoff.search if search and len(group) > 1 else None
+        scores = rules is not None or any(trial.train_recipe.eval_interval for trial in group)
         members = [
             {
                 "trial_id": trial.trial_id,
@@ -157,7 +163,8 @@ class TrialRunner:
             "base_model": self._base(first),
             "mode": "full",
             "members": members,
-            "mid_eval": self.mid_eval() if any(t.train_recipe.eval_interval for t in group) else None,
+            "mid_eval": self.mid_eval() if scores else None,
+            "search": None if rules is None else rules.model_dump(mode="json"),
             "threads": self.threads,
         }
 
@@ -301,13 +308,16 @@ def _with_training(trial: TrialRecord, result: Mapping[str, Any], workspace: Wor
     entry = _entry(result["members"], trial.trial_id)
     adapter = entry.get("adapter_dir")
     failed = entry["status"] == "failed" or adapter is None
+    halted = entry["status"] == "halted"
     relative = None if adapter is None else str(Path(adapter).resolve().relative_to(workspace.root.resolve()))
     return trial.model_copy(
         update={
             "status": "failed" if failed else entry["status"],
-            "error": str(entry.get("error") or "no checkpoint was written") if failed else None,
-            "adapter_dir": None if failed else relative,
+            "error": str(entry.get("error") or "no checkpoint was written") if failed or halted else None,
+            # What left the search is not looked at on selection.
+            "adapter_dir": None if failed or halted else relative,
             "steps": int(entry["steps"]),
+            "total_steps": int(entry["total_steps"]),
             "best_iter": entry["best_iter"],
             "tokens": int(entry["tokens"]),
             "train_s": round(float(entry["train_s"]), 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -64,6 +65,23 @@ class TeacherSettings(_Frozen):
     """None leaves the dollars unknown."""
 
 
+class SearchSettings(_Frozen):
+    """Successive halving of an iteration's candidates by their dev scores on the way."""
+
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    """Parts of each candidate's steps after which the worst leave, rising, above 0 and below 1."""
+    keep: float = Field(default=0.5, gt=0, lt=1)
+    """Part of the candidates that goes on from a rung, rounded up; ties go on too."""
+
+    @field_validator("rungs")
+    @classmethod
+    def _rungs_rise(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        rising = all(a < b for a, b in itertools.pairwise((0.0, *rungs, 1.0)))
+        if not rungs or not rising:
+            raise ValueError(f"rungs must rise, above 0 and below 1, and not be empty; came {list(rungs)}")
+        return rungs
+
+
 class BakeoffSettings(_Frozen):
     """How many candidates an iteration tries, who proposes them and when the flywheel stops."""
 
@@ -79,6 +97,8 @@ class BakeoffSettings(_Frozen):
     """Most replies of the model a plan."""
     planner_prices: PlannerPrices | None = None
     """None leaves the dollars of a plan unknown."""
+    search: SearchSettings | None = None
+    """None trains every candidate to its end."""
     data_work: bool = False
     """Whether a request for rows that waits in the queue becomes a candidate with those rows."""
     teacher: TeacherSettings = TeacherSettings()
