@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from tools.errors import ModelError
 
@@ -242,8 +243,37 @@ def _attend_directly(
     kv_heads = k.shape[1]
     mask = _causal_mask(width, heads // kv_heads, q.dtype)
     q, k, v = (x.reshape(n * kv_heads, -1, size) for x in (q, k, v))
-    scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scaling or size**-0.5)
-    return torch.bmm(torch.softmax(scores, -1), v).view(n, heads, width, size)
+    out: torch.Tensor = _direct(q, k, v, mask, scaling or size**-0.5)
+    return out.view(n, heads, width, size)
+
+
+class _Direct(torch.autograd.Function):
+    """Softmax attention of [B, M, D] queries on [B, T, D] keys; keeps the weights for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
+        # In half precision, rows that do not fill the processor's registers take four times as long.
+        weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
+        ctx.scale = scale
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        (dout,) = grads
+        dweights = torch.bmm(dout, v.transpose(1, 2))
+        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(ctx.scale)
+        dv = torch.bmm(weights.transpose(1, 2), dout)
+        return torch.bmm(dscores, k), torch.bmm(dscores.transpose(1, 2), q), dv, None, None
+
+
+# torch leaves `apply` untyped.
+_direct: Any = _Direct.apply
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from tools.engine.low_rank import LowRankProduct, add_low_rank, stacked_linear
 from tools.errors import ModelError, TrainError
 from tools.recipe import TrainRecipe
 
-__all__ = ["Adapter", "AdapterStack", "LoraPair", "LoraShape", "Span"]
+__all__ = ["Adapter", "AdapterStack", "DropWindow", "LoraPair", "LoraShape", "Span"]
 
 _LAYER: Final = re.compile(r"\.(\d+)\.")
 
@@ -64,6 +64,17 @@ class LoraPair:
     b_O_R: torch.Tensor
 
 
+@dataclass(frozen=True)
+class DropWindow:
+    """A part of a pass: dropout is drawn for all of its n_drawn tokens, and used from start on.
+
+    So that a pass that is cut in two for want of memory strikes the same places as the whole one.
+    """
+
+    n_drawn: int
+    start: int
+
+
 class Adapter:
     """One adapter's factors, cut out of one flat buffer.
 
@@ -86,25 +97,59 @@ class Adapter:
         self.scale = shape.scale
         self.dropout = shape.dropout if trainable else 0.0
         self.generator = torch.Generator(device=device)
+        self.window: DropWindow | None = None
+        """Where the tokens in flight lie, while they are a part of the pass that dropout is drawn for."""
         sizes = {path: (layer.in_features, layer.out_features) for path, layer in layers.items()}
         total = sum(shape.rank * (n_in + n_out) for n_in, n_out in sizes.values())
         self.flat = nn.Parameter(torch.zeros(total, device=device, dtype=dtype), requires_grad=trainable)
         if trainable:
             self.flat.grad = torch.zeros_like(self.flat)
-        self.pairs: dict[str, LoraPair] = {}
-        offset = 0
-        for path, (n_in, n_out) in sizes.items():
-            a = self._view(offset, (shape.rank, n_in))
-            b = self._view(offset + a.numel(), (n_out, shape.rank))
-            self.pairs[path] = LoraPair(a, b)
-            offset += a.numel() + b.numel()
-
-    def _view(self, offset: int, size: tuple[int, int]) -> torch.Tensor:
-        end = offset + size[0] * size[1]
-        part = nn.Parameter(self.flat.data[offset:end].view(size), requires_grad=self.flat.requires_grad)
+        self._sizes = sizes
+        self.pairs: Mapping[str, LoraPair] = {
+            path: LoraPair(self._trained(pair.a_R_I), self._trained(pair.b_O_R))
+            for path, pair in self.factors_of(self.flat.data).items()
+        }
         if self.flat.grad is not None:
-            part.grad = self.flat.grad[offset:end].view(size)
-        return part
+            for path, pair in self.factors_of(self.flat.grad).items():
+                self.pairs[path].a_R_I.grad, self.pairs[path].b_O_R.grad = pair.a_R_I, pair.b_O_R
+
+    def factors_of(self, flat: torch.Tensor) -> dict[str, LoraPair]:
+        """Return views of a buffer that is laid out as `flat` is."""
+        rank = self.shape.rank
+        lengths = [rank * n for size in self._sizes.values() for n in size]
+        parts = iter(torch.split(flat, lengths))
+        return {
+            path: LoraPair(next(parts).view(rank, n_in), next(parts).view(n_out, rank))
+            for path, (n_in, n_out) in self._sizes.items()
+        }
+
+    def product(self, path: str, pair: LoraPair, start: int, length: int) -> LowRankProduct:
+        """Return what this adapter adds to the layer at path; pair is its factors in the pass's precision."""
+        own = self.pairs[path]
+        drops = self.dropout and torch.is_grad_enabled()
+        return LowRankProduct(
+            (own.a_R_I, own.b_O_R),
+            pair.a_R_I,
+            pair.b_O_R,
+            self.scale,
+            start,
+            length,
+            self._draw_mask if drops else None,
+        )
+
+    def _draw_mask(self, x_T_I: torch.Tensor) -> torch.Tensor:
+        """Return what dropout multiplies x by."""
+        keep = 1 - self.dropout
+        n_drawn = len(x_T_I) if self.window is None else self.window.n_drawn
+        mask = torch.empty((n_drawn, x_T_I.shape[1]), dtype=x_T_I.dtype, device=x_T_I.device)
+        mask.bernoulli_(keep, generator=self.generator)
+        if self.window is not None:
+            # A copy, so that the rest of what was drawn is not kept for the backward pass.
+            mask = mask.narrow(0, self.window.start, len(x_T_I)).clone()
+        return mask.div_(keep)
+
+    def _trained(self, part: torch.Tensor) -> nn.Parameter:
+        return nn.Parameter(part, requires_grad=self.flat.requires_grad)
 
     def initialise(self, seed: int) -> None:
         """Draw A as peft does (Kaiming uniform), zero B, and seed the dropout.
@@ -137,12 +182,38 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True)
 class Placement:
     """Who owns which part of the batch in flight. One span stands for the whole batch."""
 
-    dim: int
-    spans: tuple[Span, ...]
+    def __init__(self, dim: int, spans: tuple[Span, ...]) -> None:
+        self.dim = dim
+        self.spans = spans
+        self._cast: dict[tuple[int, torch.dtype], Mapping[str, LoraPair]] = {}
+
+    def products(self, path: str, x: torch.Tensor) -> list[LowRankProduct]:
+        """Return what the adapters add to the layer at path, given its input."""
+        # Tokens of one step along dim, once all leading dimensions are one.
+        tokens = x.shape[1] if self.dim == 0 and x.dim() > 2 else 1
+        alone = len(self.spans) == 1
+        return [
+            span.adapter.product(
+                path,
+                self._factors(span.adapter, x.dtype)[path],
+                0 if alone else span.start * tokens,
+                x.numel() // x.shape[-1] if alone else span.length * tokens,
+            )
+            for span in self.spans
+            if path in span.adapter.pairs
+        ]
+
+    def _factors(self, adapter: Adapter, dtype: torch.dtype) -> Mapping[str, LoraPair]:
+        """Return an adapter's factors in dtype, cast once for the whole pass."""
+        if adapter.flat.dtype == dtype:
+            return adapter.pairs
+        key = (id(adapter), dtype)
+        if key not in self._cast:
+            self._cast[key] = adapter.factors_of(adapter.flat.detach().to(dtype))
+        return self._cast[key]
 
 
 class StackedLinear(nn.Module):
@@ -153,43 +224,18 @@ class StackedLinear(nn.Module):
         self.base = base
         self.path = path
         self._stack = stack
+        # Subclasses hold their weight in a form of their own.
+        self._is_plain = type(base) is nn.Linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.base(x)
         placement = self._stack.placement
-        if placement is None:
+        products = [] if placement is None else placement.products(self.path, x)
+        if not products:
+            y: torch.Tensor = self.base(x)
             return y
-        if len(placement.spans) == 1:
-            return self._add(placement.spans[0].adapter, x, y)
-        if not any(self.path in span.adapter.pairs for span in placement.spans):
-            return y
-        parts = [
-            self._add(
-                span.adapter,
-                x.narrow(placement.dim, span.start, span.length),
-                y.narrow(placement.dim, span.start, span.length),
-            )
-            for span in placement.spans
-        ]
-        return torch.cat(parts, dim=placement.dim)
-
-    def _add(self, adapter: Adapter, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        pair = adapter.pairs.get(self.path)
-        if pair is None:
-            return y
-        x = _drop(x, adapter)
-        low_T_R = F.linear(x, pair.a_R_I.to(x.dtype)).flatten(0, -2)
-        b_O_R = pair.b_O_R.to(x.dtype)
-        # One fused product and sum; separate ones cost a pass over y more.
-        return torch.addmm(y.flatten(0, -2), low_T_R, b_O_R.t(), alpha=adapter.scale).view(y.shape)
-
-
-def _drop(x: torch.Tensor, adapter: Adapter) -> torch.Tensor:
-    if not adapter.dropout or not torch.is_grad_enabled():
-        return x
-    keep = 1 - adapter.dropout
-    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    return x * mask.bernoulli_(keep, generator=adapter.generator).div_(keep)
+        if self._is_plain:
+            return stacked_linear(x, self.base.weight, self.base.bias, products)
+        return add_low_rank(x, self.base(x), products)
 
 
 class AdapterStack:
