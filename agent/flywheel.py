@@ -88,7 +88,7 @@ def run_flywheel(
     ):
         caps = workspace.load_task().budget
         bench = open_bench(workspace, planner, worker, clock, heartbeat.watched(notify), caps=caps)
-        check_prices(bench.planner, caps)
+        check_prices(bench.task, bench.planner)
         wanted = iterations or bench.task.bakeoff.iterations
         run = enter_run(bench.journal, wanted)
         bench.ledger.enter(run.run_id)
@@ -141,7 +141,7 @@ def open_bench(
             "lane alone: set backend to local, or run this recipe by itself with `bakehouse train`"
         )
     locks = take_locks(workspace, recipe.system_prompt_file)
-    check_data(workspace, task)
+    check_data(workspace, task, recipe)
     check_recipe(workspace, recipe)
     worktree = ensure_worktree(workspace.root, workspace.worktree_dir, branch_name(task))
     if worktree.behind:
@@ -175,18 +175,22 @@ def open_bench(
     )
 
 
-def check_prices(planner: Planner, caps: BudgetCaps) -> None:
+def check_prices(task: Task, planner: Planner) -> None:
     """Refuse a cap on dollars that could not be kept, before anything is spent.
 
     Raises:
-        BudgetError: the planner asks a model whose price nobody says.
+        BudgetError: a model is asked whose price nobody says.
     """
-    costs = costs_of(planner)
-    if caps.dollars is not None and costs is not None and costs.prices is None:
+    costs, work = costs_of(planner), task.bakeoff
+    unpriced = []
+    if costs is not None and costs.prices is None:
+        unpriced.append(f"{planner.name} (bakeoff.planner_prices)")
+    if work.data_work and work.teacher.prices is None:
+        unpriced.append("the teacher (bakeoff.teacher.prices)")
+    if task.budget.dollars is not None and unpriced:
         raise BudgetError(
-            f"budget.dollars is {caps.dollars:g}, but what {planner.name} costs is not known; set "
-            "bakeoff.planner_prices in task.yaml (dollars per million tokens), cap budget.tokens instead, "
-            "or take the planner optuna, which asks nobody"
+            f"budget.dollars is {task.budget.dollars:g}, but what {' and '.join(unpriced)} costs is unknown; "
+            "set its prices in task.yaml, in dollars per million tokens, or cap budget.tokens instead"
         )
 
 

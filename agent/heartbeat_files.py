@@ -6,10 +6,12 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from agent.incumbent import Incumbent
+from agent.plan import BudgetLeft
 from agent.progress import Event
 from agent.records import CandidateRecord, IterationRecord
 from tools.clock import Clock
@@ -30,8 +32,8 @@ class FlywheelHeartbeat:
     """Writes both files below a workspace's state folder; a run goes on when that fails.
 
     The heartbeat holds `iteration`, `status` (running, completed or error), `accuracy` (the
-    incumbent's selection score), `timestamp`, and `error` where there is one. A run that was
-    killed leaves "running" with the time of its last event.
+    incumbent's selection score), `timestamp`, `budget_left` once something was spent, and `error`
+    where there is one. A run that was killed leaves "running" with the time of its last event.
     """
 
     def __init__(self, state_dir: Path, clock: Clock) -> None:
@@ -39,6 +41,7 @@ class FlywheelHeartbeat:
         self._clock = clock
         self._iteration: int | None = None
         self._accuracy: float | None = None
+        self._left: BudgetLeft | None = None
 
     def running(self, iteration_id: str, accuracy: float | None) -> None:
         """Say that an iteration runs, and what it has to beat."""
@@ -49,6 +52,7 @@ class FlywheelHeartbeat:
         """Return notify with a beat before each event."""
 
         def beat_and_notify(event: Event) -> None:
+            self._left = event.left or self._left
             self._beat("running")
             notify(event)
 
@@ -75,6 +79,8 @@ class FlywheelHeartbeat:
             "accuracy": self._accuracy,
             "timestamp": self._clock(),
         }
+        if self._left is not None:
+            beat["budget_left"] = asdict(self._left)
         if error is not None:
             beat["error"] = error[:_ERROR_CHARACTERS]
         with self._tolerant():
@@ -113,6 +119,7 @@ def describe_experiment(record: IterationRecord, incumbent: Incumbent) -> dict[s
         "started_at": record.started_at,
         "finished_at": record.finished_at,
         "wall_s": record.wall_s,
+        "budget": None if record.budget is None else record.budget.model_dump(mode="json"),
     }
 
 

@@ -178,7 +178,8 @@ def _status(trial: TrialRecord, ruling: RulingRecord | None) -> tuple[FailureLab
     if trial.status == "halted":
         return FailureLabel.DISCARD, f"discard: {trial.error}"
     if not trial.scored:
-        return FailureLabel.CRASH, trial.error or "failed without a reason"
+        label = _UNSCORED.get(trial.status, FailureLabel.CRASH)
+        return label, trial.error or "failed without a reason"
     if ruling is None:
         return FailureLabel.BASELINE, "incumbent"
     return _LABELS[ruling.verdict], f"{ruling.verdict}: {ruling.reason}"

@@ -185,6 +185,7 @@ class TrialRunner:
             "kind": "evaluate",
             "base_model": self._base(recipe),
             "torch_dtype": recipe.torch_dtype,
+            "quantization": recipe.quantization,
             "system_prompt": read_system_prompt(self.workspace, recipe),
             "adapters": list(adapters),
             "splits": dict(splits),
@@ -284,10 +285,11 @@ def short_digest(value: Any) -> str:
 
 def _groups(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
     """Group trials that can share one loaded base, in the order they came."""
-    groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    groups: dict[tuple[str, str, str], list[TrialRecord]] = {}
     for trial in trials:
         recipe = trial.train_recipe
-        groups.setdefault((recipe.base_model, recipe.torch_dtype), []).append(trial)
+        held = (recipe.base_model, recipe.torch_dtype, recipe.quantization)
+        groups.setdefault(held, []).append(trial)
     return list(groups.values())
 
 

@@ -12,8 +12,12 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from agent.budget.account import read_account
+from agent.budget.amounts import Amounts
+from agent.budget.limits import what_is_left
 from agent.heartbeat_files import HEARTBEAT_FILE
 from agent.incumbent import Incumbent
+from agent.plan import BudgetLeft
 from agent.records import IterationRecord, TrialRecord
 from tools.clock import Clock, utc_now
 from tools.errors import JobError, JournalError
@@ -89,6 +93,10 @@ class FlywheelView:
     trials: tuple[TrialView, ...]
     decisions: tuple[DecisionView, ...]
     problems: tuple[str, ...]
+    spent: Amounts
+    """By the run that goes on, or went last, up to the last step that ended."""
+    left: BudgetLeft
+    """Of its budget; what a running step may cost at worst is taken off already."""
 
     @property
     def alive(self) -> bool:
@@ -102,7 +110,8 @@ class Watcher:
     def __init__(self, workspace: Workspace, *, clock: Clock = utc_now) -> None:
         self._workspace = workspace
         self._clock = clock
-        self._task = workspace.load_task().name
+        task = workspace.load_task()
+        self._task, self._caps = task.name, task.budget
         self._journal = Journal(workspace.journal_file, clock=clock)
 
     def look(self) -> FlywheelView:
@@ -117,6 +126,7 @@ class Watcher:
         now = self._clock()
         steps = _steps(mine, now, running=holder is not None)
         working = any(step.state == "running" for step in steps)
+        account = read_account(events)
         return FlywheelView(
             at=now,
             task=self._task,
@@ -130,6 +140,8 @@ class Watcher:
             trials=self._trials(begun[-1], mine, working) if begun else (),
             decisions=_decisions(events),
             problems=problems,
+            spent=account.spent,
+            left=what_is_left(self._caps, account.committed),
         )
 
     def _read_journal(self) -> tuple[tuple[JournalEvent, ...], tuple[str, ...]]:

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import anyio
 from anyio.to_thread import run_sync
@@ -19,8 +19,10 @@ from mcp_server.workspaces import Confined, inside
 from tools.errors import TaskError
 from tools.files import digest_bytes
 from tools.jobs import cancel_job
-from tools.recipe import MODE_FULL, TrainRecipe
-from tools.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tools.recipe import TrainRecipe
+    from tools.workspace import Workspace
 
 WorkspaceName = Annotated[str, Field(description="Only where several are served.")]
 RecipeName = Annotated[str, Field(description="Trial id or YAML path in the workspace; empty: recipe.yaml.")]
@@ -191,7 +193,8 @@ class JobTools:
         """Ask before a bakeoff that no cap of the task holds and that may see many rows."""
         place = self.house.find(workspace)
         task = place.load_task()
-        if task.budget.wall_s is not None or task.budget.trials is not None:
+        caps = task.budget
+        if any(cap is not None for cap in (caps.wall_s, caps.gpu_hours, caps.trials)):
             return None
         trials = task.bakeoff.candidates + 2 * len(task.seeds)
         rows = _rows_seen(self.house.recipe(place, ""), place)
@@ -234,6 +237,7 @@ def _existing(place: Workspace, name: str) -> Any:
 
 def _rows_seen(recipe: TrainRecipe, place: Workspace) -> int:
     from tools.lanes.lane import count_rows
+    from tools.recipe import MODE_FULL
 
     resolved = recipe.resolve(place.root)
     try:

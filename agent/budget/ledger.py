@@ -74,6 +74,7 @@ class Ledger:
             gpu_s = most_gpu_s if dead.worst.gpu_s is None else min(dead.worst.gpu_s, most_gpu_s)
             spent = dead.worst.model_copy(update={"wall_s": wall_s, "gpu_s": gpu_s})
             self._settle(dead, spent, cut_off=True)
+        self.gpus = max(self.gpus, self.account.gpus)
 
     def left(self) -> BudgetLeft:
         """Return what is neither spent nor reserved; None where there is no cap."""

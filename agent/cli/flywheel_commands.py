@@ -59,9 +59,13 @@ def flywheel(
 
 def status(where: Where = Path("."), as_json: AsJson = False) -> None:
     """Show the incumbent, what runs now and what is committed but not yet merged."""
+    from agent.budget.account import read_account
+    from agent.budget.limits import describe_left, describe_spent, what_is_left
     from agent.flywheel import branch_name
     from agent.incumbent import parse_incumbent
     from agent.publishing import INCUMBENT_FILE
+    from tools.clock import utc_now
+    from tools.journal import Journal
     from tools.lock import workspace_holder
     from tools.repo import find_repo
 
@@ -73,6 +77,8 @@ def status(where: Where = Path("."), as_json: AsJson = False) -> None:
     text = None if tip is None else repo.read_file(branch, INCUMBENT_FILE)
     incumbent = None if text is None else parse_incumbent(text)
     holder = workspace_holder(workspace.state_dir)
+    account = read_account(Journal(workspace.journal_file, clock=utc_now).events())
+    left = what_is_left(task.budget, account.committed)
     facts: dict[str, Any] = {
         "task": task.name,
         "branch": branch,
@@ -84,12 +90,15 @@ def status(where: Where = Path("."), as_json: AsJson = False) -> None:
         "running": None if holder is None else str(holder),
     }
     if as_json:
-        print_json(facts)
+        budget = {"run": account.run_id, "spent": account.spent, "left": left}
+        print_json({**facts, "budget": budget})
     else:
         shown = {
             **facts,
             "selection": percent(facts["selection"]),
             "base_selection": percent(facts["base_selection"]),
+            "spent by the last run": describe_spent(account.spent) if account.run_id else None,
+            "left of its budget": describe_left(left),
         }
         CONSOLE.print(table(task.name, ("what", "now"), list(shown.items())))
 
@@ -152,7 +161,13 @@ def _turn(
     save_result({"branch": result.branch, "stopped_by": result.reason, "decisions": decisions})
     if as_json:
         print_json(
-            {"branch": result.branch, "stopped_by": result.stopped_by, "iterations": list(result.records)}
+            {
+                "branch": result.branch,
+                "stopped_by": result.stopped_by,
+                "reason": result.reason,
+                "iterations": list(result.records),
+                "budget": {"spent": result.spent, "left": result.left},
+            }
         )
     else:
         show_result(workspace, result)
@@ -160,6 +175,7 @@ def _turn(
 
 def show_result(workspace: Workspace, result: FlywheelResult) -> None:
     """Print the trials, the decisions, the commit and where the report lies."""
+    from agent.budget.limits import describe_left, describe_spent
     from tools.repo import find_repo
 
     repo = find_repo(workspace.root)
@@ -180,6 +196,8 @@ def show_result(workspace: Workspace, result: FlywheelResult) -> None:
         page = workspace.reports_dir / result.records[-1].iteration_id / "report.html"
         CONSOLE.print(f"\nreport: {page}", markup=False, highlight=False, soft_wrap=True)
     CONSOLE.print(f"stopped: {result.reason}", markup=False)
+    told = f"spent by this run: {describe_spent(result.spent)}; left: {describe_left(result.left)}"
+    CONSOLE.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _row(workspace: Workspace, record: IterationRecord, trial: TrialRecord) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.status import Status
 
 from agent.cli.output import duration
+from agent.plan import BudgetLeft
 from agent.progress import Event
 from tools.lanes.resident import ResidentEngine
 from tools.poll import read_progress
@@ -45,6 +46,7 @@ class LiveView:
         self._engine = engine or ResidentEngine()
         self._status: Status | None = None
         self._doing = ""
+        self._left = ""
         self._next_line_s = _LINE_EVERY_S
 
     def notify(self, event: Event) -> None:
@@ -54,17 +56,25 @@ class LiveView:
         words = _STEPS.get(event.step, event.step)
         if event.kind == "note":
             self._line(f"    {event.text}")
+        elif event.kind == "budget":
+            self._tell_budget(event)
         elif event.kind == "started":
             self._start(f"{event.iteration_id} {words}")
         else:
             self._stop()
             self._line(f"  {event.iteration_id} {words}: {duration(event.wall_s)}")
 
-    def __call__(self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
+    def __call__(
+        self, spec: Mapping[str, Any], *, spec_path: Path, log_path: Path, timeout_s: float | None = None
+    ) -> Mapping[str, Any]:
         """Run a worker on this machine and show how far its trials are."""
         self._next_line_s = _LINE_EVERY_S
         return self._engine(
-            spec, spec_path=spec_path, log_path=log_path, on_poll=lambda wall_s: self._poll(spec, wall_s)
+            spec,
+            spec_path=spec_path,
+            log_path=log_path,
+            timeout_s=timeout_s,
+            on_poll=lambda wall_s: self._poll(spec, wall_s),
         )
 
     def release(self) -> None:
@@ -76,9 +86,16 @@ class LiveView:
         self._stop()
         self._engine.close()
 
+    def _tell_budget(self, event: Event) -> None:
+        if event.left is None or event.left == BudgetLeft():
+            return
+        self._left = f"left: {event.text}"
+        self._line(f"    budget {self._left}")
+
     def _start(self, doing: str) -> None:
         self._stop()
-        self._doing = doing
+        self._doing = f"{doing} ({self._left})" if self._left else doing
+        doing = self._doing
         if self._console.is_terminal:
             self._status = self._console.status(doing)
             self._status.start()

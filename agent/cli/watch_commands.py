@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from agent.budget.limits import describe_left, describe_spent
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, duration, percent, print_json, table
 from tools.commit_message import fold_line
@@ -70,6 +71,8 @@ def render(view: FlywheelView) -> RenderableType:
     if view.job is not None:
         head.append(f"job {view.job}")
     parts: list[RenderableType] = [Text(fold_line(" · ".join(head)), style="bold")]
+    if view.iteration is not None:
+        parts.append(Text(f"spent: {describe_spent(view.spent)} · left: {describe_left(view.left)}"))
     if view.error is not None:
         parts.append(Text(f"error: {fold_line(view.error)}", style="red"))
     if view.steps:

@@ -15,15 +15,15 @@ from tools.recipe import TrainRecipe
 
 __all__ = ["Candidate", "CandidateFilter", "is_comparable", "is_tried", "recipe_key", "relative_cost"]
 
-# A trial killed by the bookkeeping says nothing about its recipe.
-_NEVER_JUDGED: Final = frozenset({"harness_abort"})
+# A trial that the bookkeeping or a cap of the budget ended says nothing about its recipe.
+_NEVER_JUDGED: Final = frozenset({"harness_abort", "train_budget_overrun", "eval_budget_overrun"})
 # What differs between trials of one recipe, or changes how it runs and not what it learns.
 _NOT_IN_KEY: Final = frozenset(
     {
         *("seed", "notes", "output_dir", "base_model", "dataset_jsonl", "system_prompt_file"),
         *("backend", "container", "extra_env", "save_interval", "most_recent_k", "smoke_steps"),
         *("eval_interval", "early_stop_patience", "micro_batch_size", "packing"),
-        "gradient_checkpointing",
+        *("gradient_checkpointing", "quantization"),
     }
 )
 # The width at which a rank is weighed where the model's own is not known.

@@ -9,6 +9,8 @@ from agent.plan import Plan, PlanContext
 from agent.planners.candidates import CandidateFilter
 from agent.planners.conversation import Conversation
 from agent.planners.messages_client import MessagesServer, check_server, open_client
+from agent.planners.metering import RequestDebits
+from agent.planners.planner import PlannerCosts
 from agent.planners.planner_tools import Desk, make_tools
 from agent.planners.prompt import PlannerPrompt, build_prompt
 from agent.planners.quoting import cut
@@ -69,28 +71,37 @@ class ClaudePlanner:
         """Its name in decisions and commits, the model's included: another model is another planner."""
         return f"claude/{self.model}"[:64]
 
+    @property
+    def costs(self) -> PlannerCosts:
+        """What asking the model costs."""
+        return PlannerCosts(self.prices, self.time_limit_s)
+
     def plan(self, context: PlanContext) -> Plan:
         """Return the model's plan.
 
         Raises:
             PlannerOutageError: the server cannot be asked, or no usable plan came twice.
             PlannerError: the budget has no trial left.
+            BudgetError: a request does not fit into what is left of the budget.
         """
-        n_wanted = CandidateFilter(context, self.max_cost_ratio).n_wanted()
-        prompt = build_prompt(
-            context, n_wanted=n_wanted, turns=self.turns, max_cost_ratio=self.max_cost_ratio
-        )
+        n_wanted, left = CandidateFilter(context, self.max_cost_ratio).n_wanted(), context.budget_left
+        turns = self.turns if left.turns is None else max(1, min(self.turns, left.turns))
+        seconds = self.time_limit_s if left.wall_s is None else min(self.time_limit_s, left.wall_s)
+        prompt = build_prompt(context, n_wanted=n_wanted, turns=turns, max_cost_ratio=self.max_cost_ratio)
         desk = Desk(context, self.max_cost_ratio)
-        with open_client(self.server) as client:
+        meter = context.meter
+        debits = None if meter is None else RequestDebits(meter, self.prices, self.max_tokens)
+        with open_client(self.server, debits) as client:
             talk = Conversation(
                 client=client,
                 model=self.model,
                 desk=desk,
                 tools=make_tools(desk, context.evidence),
-                turns=self.turns,
+                turns=turns,
                 max_tokens=self.max_tokens,
-                deadline=self._clock() + self.time_limit_s,
+                deadline=self._clock() + seconds,
                 clock=self._clock,
+                debits=debits,
             )
             talk.run(prompt)
         return self._build_plan(desk, talk, prompt)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.planners.metering import RequestDebits
 from agent.planners.planner_tools import SUBMIT, Desk
 from agent.planners.prompt import PlannerPrompt
 from agent.planners.quoting import cut
 from agent.planners.usage import PlannerUsage
-from tools.errors import PlannerOutageError
+from tools.errors import BudgetError, PlannerOutageError
 
 if TYPE_CHECKING:
     import anthropic
@@ -49,6 +50,8 @@ class Conversation:
     max_tokens: int
     deadline: float
     clock: Callable[[], float] = time.monotonic
+    debits: RequestDebits | None = None
+    """Debits the requests, where there is a budget."""
     usage: PlannerUsage = field(default_factory=PlannerUsage)
     nudges: list[str] = field(default_factory=list)
     """Why a turn ended without a plan."""
@@ -60,10 +63,14 @@ class Conversation:
 
         Raises:
             PlannerOutageError: the server cannot be asked, breaks off, or declines.
+            BudgetError: the next request does not fit into what is left.
         """
         self.usage = PlannerUsage(model=self.model)
-        self._rounds([_user(prompt.state)], prompt.head, self.turns - 1, is_last=False)
-        if self.desk.is_open:
+        if self.turns > 1:
+            self._rounds([_user(prompt.state)], prompt.head, self.turns - 1, is_last=False)
+        else:
+            self._rounds([_user(prompt.state)], prompt.head, 1, is_last=True)
+        if self.desk.is_open and self.turns > 1:
             why = self.nudges[-1] if self.nudges else "the replies were used up"
             ask = f"You have not handed in a usable plan ({why}). Call {SUBMIT} now; nothing else is read."
             ask = "\n".join([ask, *(f"- refused before: {refusal}" for refusal in self.desk.refusals[:20])])
@@ -80,7 +87,7 @@ class Conversation:
                 # The SDK warns of a call of a tool that does not exist; here it is a refusal.
                 warnings.simplefilter("ignore", UserWarning)
                 self._run_tools(messages, head, turns, is_last=is_last)
-        except PlannerOutageError:
+        except (PlannerOutageError, BudgetError):
             raise
         except (AnthropicError, httpx2.HTTPError, httpx2.StreamError, *_BROKEN_REPLY) as err:
             self._check_time()
@@ -141,12 +148,15 @@ class Conversation:
 
     def _meter(self, message: BetaMessage) -> None:
         used = message.usage
-        self.usage = self.usage.add(
-            input_tokens=_count(used, "input_tokens"),
-            output_tokens=_count(used, "output_tokens"),
-            cache_read_tokens=_count(used, "cache_read_input_tokens"),
-            cache_write_tokens=_count(used, "cache_creation_input_tokens"),
-        )
+        counts = {
+            "input_tokens": _count(used, "input_tokens"),
+            "output_tokens": _count(used, "output_tokens"),
+            "cache_read_tokens": _count(used, "cache_read_input_tokens"),
+            "cache_write_tokens": _count(used, "cache_creation_input_tokens"),
+        }
+        self.usage = self.usage.add(**counts)
+        if self.debits is not None:
+            self.debits.on_reply(PlannerUsage(model=self.model).add(**counts))
 
     def _check_time(self) -> None:
         if self.clock() > self.deadline:

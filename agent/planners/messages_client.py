@@ -14,6 +14,8 @@ from tools.extras import require_extra
 if TYPE_CHECKING:
     import anthropic
 
+    from agent.planners.metering import RequestDebits
+
 __all__ = ["MessagesServer", "check_server", "open_client"]
 
 _NO_KEY: Final = "no-key-needed"
@@ -57,18 +59,34 @@ def check_server(server: MessagesServer) -> None:
         )
 
 
-def open_client(server: MessagesServer) -> anthropic.Anthropic:
-    """Return a client of the server; close it after use."""
+def open_client(server: MessagesServer, debits: RequestDebits | None = None) -> anthropic.Anthropic:
+    """Return a client of the server; close it after use.
+
+    Args:
+        debits: Told of every request before it leaves, and of those that the server refused.
+    """
     import anthropic
+
+    def look(response: Any) -> None:
+        _refuse_long_waits(response)
+        if debits is not None:
+            debits.on_status(response.status_code)
+
+    class Client(anthropic.Anthropic):
+        # The SDK calls this for every attempt, its own repeats included, and lets its errors out.
+        def _prepare_request(self, request: Any) -> None:
+            super()._prepare_request(request)
+            if debits is not None:
+                debits.on_request(request.content)
 
     http_client = anthropic.DefaultHttpxClient(
         # A redirect would take the prompt and the key to another host.
         follow_redirects=False,
-        event_hooks={"response": [_refuse_long_waits]},
+        event_hooks={"response": [look]},
         # A server on this machine is never behind a proxy.
         trust_env=not _is_local(server.base_url),
     )
-    return anthropic.Anthropic(
+    return Client(
         api_key=None if server.sends_key else _NO_KEY,
         base_url=server.base_url,
         timeout=server.timeout_s,

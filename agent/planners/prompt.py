@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from agent.plan import BudgetLeft, PlanContext
+from agent.budget.limits import describe_left
+from agent.plan import PlanContext
 from agent.planners.calibration import calibrate, describe_calibration
 from agent.planners.quoting import quote, tagged
 from agent.planners.sections import head_sections, state_sections
@@ -97,12 +98,6 @@ def _standing(context: PlanContext, n_wanted: int, turns: int, max_cost_ratio: f
             f"propose at most {n_wanted} candidate(s), each at most {max_cost_ratio:g} times as dear as "
             "the incumbent",
             f"you have {turns} replies, look-ups included",
-            f"budget left: {_budget(context.budget_left)}",
+            f"budget left: {describe_left(context.budget_left)}",
         ]
     )
-
-
-def _budget(left: BudgetLeft) -> str:
-    trials = "no cap on trials" if left.trials is None else f"{left.trials} trials"
-    wall = "no cap on time" if left.wall_s is None else f"{left.wall_s:.0f} s"
-    return f"{trials}, {wall}"

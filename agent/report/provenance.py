@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from agent.budget.limits import describe_left, describe_spent
 from agent.records import TrialRecord
 from agent.report.facts import Facts
 from agent.report.markup import Child, Markup, element
@@ -80,6 +81,9 @@ def _pairs(facts: Facts) -> Iterator[tuple[str, Child]]:
     yield "Planner", record.planner
     yield "From", record.started_at
     yield "To", record.finished_at
+    if record.budget is not None:
+        yield "Spent by this iteration", describe_spent(record.budget.spent)
+        yield "Left of the run's budget", describe_left(record.budget.left)
     yield "Base model", facts.incumbent.recipe.base_model if facts.incumbent.recipe else "unknown"
     yield (
         "Scorer",

@@ -93,8 +93,13 @@ def write_plan(path: Path, *patches: dict[str, Any]) -> Path:
     return path
 
 
-def run_here(spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
-    """Run the real engine's worker in this process: the same work without a child's start."""
+def run_here(
+    spec: Mapping[str, Any], *, spec_path: Path, log_path: Path, timeout_s: float | None = None
+) -> Mapping[str, Any]:
+    """Run the real engine's worker in this process: the same work without a child's start.
+
+    There is no child to end, so a time limit is not kept.
+    """
     from tools.engine.worker import run_worker
 
     before = signal.getsignal(signal.SIGTERM)
