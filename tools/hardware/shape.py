@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from tools.errors import ModelError
 
-__all__ = ["ModelShape", "read_shape"]
+__all__ = ["ModelShape", "read_shape", "shape_of_config"]
 
 _GGUF_MAGIC: Final = b"GGUF"
 _GGUF_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -91,23 +91,35 @@ def _from_config(path: Path) -> ModelShape:
         raise ModelError(f"{path} cannot be read as JSON: {err}") from err
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a {type(config).__name__}; a config is an object")
+    return shape_of_config(config, path)
+
+
+def shape_of_config(config: Mapping[str, Any], source: str | Path = "the config") -> ModelShape:
+    """Return the shape that a Hugging Face config says.
+
+    Args:
+        config: As in config.json.
+        source: Names it in errors.
+    Raises:
+        ModelError: a size is missing or is none.
+    """
     # Multimodal configs keep the decoder's sizes one level down.
     text = config.get("text_config")
     merged = {**config, **text} if isinstance(text, dict) else config
-    heads = _size(merged, path, "num_attention_heads", "n_head")
-    hidden = _size(merged, path, "hidden_size", "n_embd")
+    heads = _size(merged, source, "num_attention_heads", "n_head")
+    hidden = _size(merged, source, "hidden_size", "n_embd")
     return ModelShape(
-        n_layers=_size(merged, path, "num_hidden_layers", "n_layer"),
+        n_layers=_size(merged, source, "num_hidden_layers", "n_layer"),
         hidden=hidden,
         intermediate=_size(
-            merged, path, "moe_intermediate_size", "intermediate_size", "n_inner", default=4 * hidden
+            merged, source, "moe_intermediate_size", "intermediate_size", "n_inner", default=4 * hidden
         ),
         heads=heads,
-        kv_heads=_size(merged, path, "num_key_value_heads", default=heads),
-        head_dim=_size(merged, path, "head_dim", default=max(1, hidden // heads)),
-        vocab=_size(merged, path, "vocab_size"),
+        kv_heads=_size(merged, source, "num_key_value_heads", default=heads),
+        head_dim=_size(merged, source, "head_dim", default=max(1, hidden // heads)),
+        vocab=_size(merged, source, "vocab_size"),
         tied=bool(merged.get("tie_word_embeddings", False)),
-        n_experts=_size(merged, path, "num_local_experts", "num_experts", "n_routed_experts", default=1),
+        n_experts=_size(merged, source, "num_local_experts", "num_experts", "n_routed_experts", default=1),
     )
 
 
@@ -215,7 +227,7 @@ class _GgufHeader:
         self._file.seek(n_bytes, 1)
 
 
-def _size(data: Mapping[str, Any], path: Path, *names: str, default: int | None = None) -> int:
+def _size(data: Mapping[str, Any], path: str | Path, *names: str, default: int | None = None) -> int:
     value = next((data[name] for name in names if data.get(name) not in (None, 0)), default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**40:
         raise ModelError(f"{path}: {names[0]} is {value!r}; it must be a whole number above 0")
