@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
-from tools.decisions import SEED_ENTRIES_DIR, USER_ENTRIES_DIR
+from tools.decisions import SEED_ENTRIES_DIR, USER_ENTRIES_DIR, DecideEntry
 from tools.errors import BakehouseError
-from tools.freshness import Environment
+from tools.freshness import Environment, StalenessReport, refresh, staleness
 from tools.workspace import Workspace
 
 
@@ -30,3 +31,23 @@ def current_environment(workspace: Workspace | None) -> Environment:
             # An unreadable recipe says nothing about the corpus.
             base_model = None
     return Environment(base_model, driver=detect().driver, library_versions=library_versions())
+
+
+def corpus_reports(workspace: Workspace | None, freshness_days: int) -> list[StalenessReport]:
+    """Return every entry that counts here, the oldest first, held against what this machine has."""
+    return refresh(
+        dirs=entry_dirs(workspace),
+        freshness_days=freshness_days,
+        environment=current_environment(workspace),
+    )
+
+
+def entry_is_stale(workspace: Workspace, freshness_days: int) -> Callable[[DecideEntry], bool]:
+    """Return the judge of an entry that the corpus does not hold yet, such as one on the branch."""
+    environment = current_environment(workspace)
+    today = datetime.now().astimezone().date()
+
+    def is_stale(entry: DecideEntry) -> bool:
+        return bool(staleness(entry, today=today, environment=environment, freshness_days=freshness_days))
+
+    return is_stale

@@ -108,9 +108,16 @@ def _changes(entry: DecideEntry, now: Environment) -> list[str]:
         pairs += [
             (name, version, now.library_versions.get(name))
             for name, version in sorted(was.library_versions.items())
+            if not _is_same_release(version, now.library_versions.get(name, version))
         ]
     return [
         f"{what} was {before}, is now {after}"
         for what, before, after in pairs
         if before is not None and after is not None and before != after
     ]
+
+
+def _is_same_release(before: str, after: str) -> bool:
+    """Compare versions; a build such as `+cpu` counts where both name one."""
+    one, other = before.partition("+"), after.partition("+")
+    return one[0] == other[0] and (not one[2] or not other[2] or one[2] == other[2])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.cli.options import AsJson, Where
-from agent.cli.output import CONSOLE, duration, percent, points, print_json, table
+from agent.cli.output import CONSOLE, ERROR_CONSOLE, duration, percent, points, print_json, table
 from agent.score_sets import newest
 from tools.errors import TaskError
 from tools.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tools.freshness import StalenessReport
 
 
 def register(app: typer.Typer) -> None:
@@ -27,10 +31,10 @@ def lineage(
     as_json: AsJson = False,
 ) -> None:
     """Show every trial so far, those of unmerged bakeoffs included."""
-    from tools.lineage import LineageStore
+    from agent.lineage_view import open_lineage
 
     workspace = Workspace.find(where)
-    store = LineageStore(newest(workspace).lineage_dir, lower_is_better=False)
+    store = open_lineage(newest(workspace).lineage_dir)
     trials = store.all_trials()[-last:] if last else store.all_trials()
     if markdown:
         snapshot = store.render_prompt(for_specialist="reader", recent_n=last)
@@ -49,7 +53,10 @@ def lineage(
             )
             for t in trials
         ]
-        CONSOLE.print(table("lineage", ("trial", "status", "selection", "gain", "wall", "hypothesis"), rows))
+        shown = table("lineage", ("trial", "status", "selection", "gain", "wall", "hypothesis"), rows)
+        # Whatever else a narrow terminal folds, a name stays one that can be copied.
+        shown.columns[0].no_wrap = True
+        CONSOLE.print(shown)
 
 
 def decide(
@@ -86,18 +93,27 @@ def decide(
 def refresh(
     where: Where = Path("."),
     freshness_days: Annotated[int, typer.Option(min=0, help="Entries older than this are stale.")] = 180,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Measure the stale ones again.")] = False,
+    entry: Annotated[
+        list[str] | None, typer.Option(help="With --rerun: this entry alone, fresh or stale; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --rerun: say what would run.")] = False,
+    budget_hours: Annotated[float | None, typer.Option(min=0.001, help="With --rerun: wall clock.")] = None,
+    budget_gpu_hours: Annotated[float | None, typer.Option(min=0.001, help="With --rerun: GPU time.")] = None,
+    budget_trials: Annotated[int | None, typer.Option(min=1, help="With --rerun: trainings.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the corpus by age and say which entries are stale, and why."""
-    from agent.corpus import current_environment, entry_dirs
-    from tools import freshness
+    """List the corpus by age and say which entries are stale, and why; with --rerun measure them again."""
+    from agent.corpus import corpus_reports
 
-    workspace = _find(where)
-    reports = freshness.refresh(
-        dirs=entry_dirs(workspace),
-        freshness_days=freshness_days,
-        environment=current_environment(workspace),
-    )
+    workspace = Workspace.find(where) if rerun else _find(where)
+    if not rerun and (entry or dry_run or budget_hours or budget_gpu_hours or budget_trials):
+        raise typer.BadParameter("--entry, --dry-run and --budget-* go with --rerun")
+    reports = corpus_reports(workspace, freshness_days)
+    if rerun and workspace is not None:
+        caps = {"wall_s": _seconds(budget_hours), "gpu_hours": budget_gpu_hours, "trials": budget_trials}
+        _rerun(workspace, reports, entry or [], caps, freshness_days, dry_run=dry_run, as_json=as_json)
+        return
     if as_json:
         print_json(
             [
@@ -106,11 +122,59 @@ def refresh(
             ]
         )
         return
-    rows = [
-        (r.entry.slug, r.entry.lifecycle, r.age_days, "stale" if r.stale else "fresh", "; ".join(r.reasons))
-        for r in reports
-    ]
-    CONSOLE.print(table("decisions, oldest first", ("entry", "lifecycle", "days", "state", "why"), rows))
+    shown = table(
+        "decisions, oldest first",
+        ("entry", "state", "why"),
+        [(r.entry.slug, _state(r), "; ".join(r.reasons)) for r in reports],
+    )
+    # Whatever else a narrow terminal folds, a name stays one that can be copied.
+    shown.columns[0].no_wrap = True
+    CONSOLE.print(shown)
+
+
+def _state(report: StalenessReport) -> str:
+    lifecycle = "" if report.entry.lifecycle == "active" else f"{report.entry.lifecycle}, "
+    return f"{lifecycle}{'stale' if report.stale else 'fresh'}, {report.age_days} d"
+
+
+def _rerun(
+    workspace: Workspace,
+    reports: Sequence[StalenessReport],
+    named: Sequence[str],
+    caps: Mapping[str, Any],
+    freshness_days: int,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from agent.cli.live import LiveView
+    from agent.cli.rerun_view import describe_prospect, show_measured, show_prospects
+    from agent.corpus import entry_is_stale
+    from agent.flywheel import branch_name
+    from agent.rerun.listing import list_prospects
+    from agent.rerun.session import measure_again
+    from tools.task import BudgetCaps
+
+    prospects = list_prospects(
+        workspace, reports, named=named, is_stale=entry_is_stale(workspace, freshness_days)
+    )
+    if dry_run:
+        if as_json:
+            print_json([describe_prospect(prospect) for prospect in prospects])
+        else:
+            show_prospects(prospects)
+        return
+    view = LiveView(ERROR_CONSOLE if as_json else CONSOLE)
+    try:
+        measured = measure_again(
+            workspace, prospects, caps=BudgetCaps(**caps), run_worker=view, notify=view.notify
+        )
+    finally:
+        view.close()
+    if as_json:
+        print_json(list(measured))
+    else:
+        show_measured(measured, branch_name(workspace.load_task()))
 
 
 def _find(where: Path) -> Workspace | None:
@@ -126,3 +190,7 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise typer.BadParameter(f"came {text!r}; allowed: key=value")
     return key, value
+
+
+def _seconds(hours: float | None) -> float | None:
+    return None if hours is None else 3600 * hours

@@ -45,7 +45,8 @@ def list_pending(where: Where = Path("."), as_json: AsJson = False) -> None:
     rows = [(c.name, c.at[:16], c.planner, gain_text(c), _decision(c)) for c in commits]
     columns = ("commit", "at", "planner", "gain in points", "decision")
     CONSOLE.print(table(f"{branch.name}: not merged yet", columns, rows))
-    CONSOLE.print("`bakehouse review show i0001` has the evidence", markup=False)
+    names = [c.name for c in commits if c.kind == "iteration"] or ["i0001"]
+    CONSOLE.print(f"`bakehouse review show {names[-1]}` has the evidence", markup=False)
 
 
 def show(iteration: Iteration, where: Where = Path("."), as_json: AsJson = False) -> None:
@@ -73,6 +74,12 @@ def show(iteration: Iteration, where: Where = Path("."), as_json: AsJson = False
         (name, fold_line(str(value))) for name, value in (found.provenance or {}).items() if value is not None
     ]
     CONSOLE.print(table("measured on", ("what", "value"), measured))
+    if found.background_additions:
+        CONSOLE.print("\nits planner would add to BACKGROUND.md, and nobody has checked it:", markup=False)
+        for line in found.background_additions.splitlines():
+            # A planner's words must not steer the terminal.
+            CONSOLE.print(f"  > {fold_line(line)}", markup=False, highlight=False, soft_wrap=True)
+        CONSOLE.print()
     for line in (*found.files, f"report: {found.report}", f"plots:  {found.plots}"):
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -30,7 +30,9 @@ __all__ = [
 
 Kind = Literal["iteration", "rejection", "other"]
 
-_ITERATION: Final = re.compile(r"i\d{4,}\Z")
+_ITERATION: Final = re.compile(r"[iv]\d{4,}\Z")
+"""Of an iteration, or of a re-run (v), which is reviewed alike but changes no recipe."""
+_RERUN: Final = "v"
 _REJECTION: Final = "reject-"
 
 
@@ -190,7 +192,7 @@ def _with_evidence(commit: BakeCommit, entry: DecideEntry) -> BakeCommit:
     return replace(
         commit,
         decision=entry.findings[0].evidence or entry.notes,
-        promoted=None if pick == INCUMBENT else pick,
+        promoted=None if pick == INCUMBENT or commit.name.startswith(_RERUN) else pick,
         gain=found.effect if found else None,
         low=low,
         high=high,

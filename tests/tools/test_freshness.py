@@ -86,8 +86,9 @@ def test_a_limit_of_no_days_makes_yesterday_stale_and_a_negative_one_is_refused(
             Environment(library_versions={"torch": "2.14.0", "peft": "0.22"}),
             ("peft was 0.21, is now 0.22", "torch was 2.13.0, is now 2.14.0"),
         ),
+        (Environment(library_versions={"torch": "2.13.0+cpu", "peft": "0.21+a"}), ()),
     ],
-    ids=["unknown", "same", "model", "model-content", "other-model", "driver", "libraries"],
+    ids=["unknown", "same", "model", "model-content", "other-model", "driver", "libraries", "build"],
 )
 def test_a_young_entry_is_stale_when_what_it_was_measured_on_changed(
     tmp_path: Path, environment: Environment, reasons: tuple[str, ...]
@@ -104,6 +105,13 @@ def test_what_an_entry_does_not_say_is_no_reason_but_its_context_may_say_the_mod
     assert staleness(bare, today=TODAY, environment=now) == ()
     said = dataclasses.replace(bare, context={"base_model": "smol"})
     assert staleness(said, today=TODAY, environment=now) == ("the base model was smol, is now big",)
+
+
+def test_another_build_of_a_library_counts_where_both_name_one() -> None:
+    known = dataclasses.replace(ENTRY, provenance=Provenance(library_versions={"torch": "2.13.0+cpu"}))
+    for now, reasons in (("2.13.0+cu128", 1), ("2.13.0+cpu", 0), ("2.13.0", 0), ("2.13.1", 1)):
+        found = staleness(known, today=TODAY, environment=Environment(library_versions={"torch": now}))
+        assert len(found) == reasons, now
 
 
 def test_age_and_change_are_both_given() -> None:
