@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.records import TrialRecord
-from agent.trials import BASE_TRIAL, TrialRunner, new_trial
+from agent.trials import BASE_TRIAL, TrialRunner, new_trial, read_system_prompt, short_digest
+from tools.dataset import load_dataset
 from tools.errors import TaskError
+from tools.evaluation.scorers import get_scorer
 from tools.evaluation.scores import ScoreRow, read_scores
 from tools.files import digest_file
+from tools.generators.generator import Generator
+from tools.generators.scoring import Generated, score_generated, write_generated
 from tools.lanes.local import run_engine
 from tools.task import Split
 from tools.workspace import Workspace
@@ -48,6 +52,28 @@ def score_adapter(workspace: Workspace, adapter: Path | None, split: Split | str
     trial = _adapter_trial(workspace, folder)
     runner.evaluate([trial], splits=(split,), label="eval")  # type: ignore[arg-type]
     return _read(workspace, trial.trial_id, split)
+
+
+def score_generator(workspace: Workspace, generator: Generator, split: Split) -> tuple[str, Generated]:
+    """Score whoever answers, an endpoint for instance, on a split; return the scores' name with them.
+
+    Raises:
+        EvaluationError: no row got an answer.
+        DatasetError, ScorerError: the rows or the scorer are unfit.
+    """
+    task = workspace.load_task()
+    scorer = task.scorer
+    file = str(workspace.inside("scorer.py")) if scorer.name == "custom" else None
+    found = score_generated(
+        generator,
+        load_dataset(workspace.split_file(task, split)).rows,
+        get_scorer(scorer.name, ignore=scorer.ignore, scorer_file=file),
+        system_prompt=read_system_prompt(workspace, workspace.load_recipe()),
+        forbidden_outputs=task.forbidden_outputs,
+    )
+    name = f"endpoint-{short_digest(generator.name)}"
+    write_generated(workspace.state_dir / "scores" / name, split, found, redact=split != "dev")
+    return name, found
 
 
 def _read(workspace: Workspace, name: str, split: str) -> ScoreSet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, percent, print_json, table
 from agent.launch import save_result, start_training
-from tools.errors import TaskError
+from tools.errors import EvaluationError, TaskError
+from tools.evaluation.chat_clients import OpenAICompatibleClient
+from tools.evaluation.scores import ScoreRow
 from tools.jobs import JobRecord, cancel_job, list_jobs, read_job
 from tools.poll import RunProgress, read_progress
 from tools.recipe import TrainRecipe
@@ -106,25 +110,101 @@ def evaluate(
     ] = None,
     where: Where = Path("."),
     failures: Annotated[int, typer.Option(min=0, help="Failed dev rows to show.")] = 5,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Score a served model instead: an OpenAI-compatible http(s)://host/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name at --endpoint.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option("--api-key-env", help="Variable that holds the endpoint's key.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight at most.")] = 8,
+    timeout_s: Annotated[float, typer.Option(min=1, help="For one attempt of a request.")] = 120.0,
+    body: Annotated[
+        str | None, typer.Option(help='More fields of each request, as JSON: {"repeat_penalty": 1.0}')
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score an adapter, or the base model, on a split."""
-    from agent.scoring import score_adapter
-
+    """Score an adapter, the base model or a served model on a split."""
     if split not in ("dev", "selection"):
         raise TaskError(
             f"split is {split!r}; allowed: dev, selection (test is opened by `bakehouse report --open-test`)"
         )
     workspace = Workspace.find(where)
+    if endpoint is None:
+        if any(option is not None for option in (model, api_key_env, body)):
+            raise TaskError("--model, --api-key-env and --body say what to ask at --endpoint; give that too")
+        _score_here(workspace, adapter, split, failures, as_json)
+        return
+    if model is None or adapter is not None:
+        raise TaskError("--endpoint needs --model, the name it serves, and takes no --adapter")
+    client = OpenAICompatibleClient(
+        endpoint, model, api_key_env=api_key_env, timeout_s=timeout_s, extra_body=_fields(body)
+    )
+    _score_endpoint(workspace, client, split, concurrency, failures, as_json)
+
+
+def _fields(body: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(body or "{}")
+    except ValueError as err:
+        raise TaskError(f"--body is no JSON: {err}") from err
+    if not isinstance(found, dict) or {"model", "messages"} & found.keys():
+        raise TaskError(f"--body is {body!r}; a JSON object is needed, without `model` and `messages`")
+    return found
+
+
+def _score_here(workspace: Workspace, adapter: Path | None, split: str, failures: int, as_json: bool) -> None:
+    from agent.scoring import score_adapter
+
     with CONSOLE.status(f"scoring {split}"):
         scored = score_adapter(workspace, adapter, split)
     facts = {"split": split, "mean": scored.mean, "n": len(scored.rows), "scores": scored.name}
     save_result(facts)
+    _report_scores(facts, scored.rows, failures, as_json)
+
+
+def _score_endpoint(
+    workspace: Workspace,
+    client: OpenAICompatibleClient,
+    split: str,
+    concurrency: int,
+    failures: int,
+    as_json: bool,
+) -> None:
+    from agent.scoring import score_generator
+    from tools.generators.endpoint import EndpointGenerator
+    from tools.probe.generator import Sampling
+
+    sampling = Sampling(workspace.load_task().max_new_tokens, temperature=0.0)
+    with CONSOLE.status(f"scoring {split} at {client.base_url}"):
+        name, found = score_generator(workspace, EndpointGenerator(client, sampling, concurrency), split)  # type: ignore[arg-type]
+    facts = {
+        "split": split,
+        "mean": found.mean,
+        "n": len(found.rows),
+        "unanswered": len(found.unanswered),
+        "cut_off": found.n_cut_off,
+        "input_tokens": found.input_tokens,
+        "output_tokens": found.output_tokens,
+        "scores": name,
+    }
+    save_result(facts)
+    _report_scores(facts, found.rows, failures, as_json)
+    if found.unanswered:
+        reason = f": {found.unanswered[0].error}" if split == "dev" else ""
+        n_rows = len(found.rows) + len(found.unanswered)
+        raise EvaluationError(
+            f"{len(found.unanswered)} of {n_rows} rows got no answer and are in no mean; the first is "
+            f"{found.unanswered[0].item_id}{reason}"
+        )
+
+
+def _report_scores(facts: Mapping[str, Any], rows: Sequence[ScoreRow], failures: int, as_json: bool) -> None:
     if as_json:
-        print_json(facts)
+        print_json(dict(facts))
         return
-    CONSOLE.print(f"{split}: {percent(scored.mean)} of {len(scored.rows)} items", markup=False)
-    wrong = [row for row in scored.rows if row.score < 1] if split == "dev" else []
+    CONSOLE.print(f"{facts['split']}: {percent(facts['mean'])} of {len(rows)} items", markup=False)
+    wrong = [row for row in rows if row.score < 1] if facts["split"] == "dev" else []
     if wrong[:failures]:
         cells = [(row.item_id, row.prompt, row.expected, row.output, row.error) for row in wrong[:failures]]
         CONSOLE.print(table(f"{len(wrong)} wrong", ("item", "prompt", "expected", "answered", "why"), cells))

@@ -38,6 +38,8 @@ class ChatReply:
     output_tokens: int | None = None
     cut_off: bool = False
     """Whether the reply ended at its limit of tokens."""
+    reasoning: str | None = None
+    """The chain that came before the text, where the server tells it apart."""
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ def _completion(data: bytes) -> ChatReply:
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if content is not None and not isinstance(content, str):
         raise JudgeError(f"the reply's content is {type(content).__name__}; a text is needed")
+    chains = [choice["message"].get(name) for name in ("reasoning_content", "reasoning")]
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return ChatReply(
@@ -312,6 +315,7 @@ def _completion(data: bytes) -> ChatReply:
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         cut_off=choice.get("finish_reason") == "length",
+        reasoning=next((chain for chain in chains if isinstance(chain, str) and chain), None),
     )
 
 

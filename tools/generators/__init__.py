@@ -1,0 +1,1 @@
+"""Generators: who answers conversations, a model loaded here or one behind an endpoint."""
