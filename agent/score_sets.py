@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -97,10 +98,32 @@ def load_scores(workspace: Workspace, name: str, split: str) -> Scores:
 
 
 def run_dir_of(workspace: Workspace, job: JobRecord) -> Path:
+    """Return the folder that a training job trains into.
+
+    Raises:
+        RecipeError: its recipe cannot be read.
+    """
     chosen = option_of(job, "--recipe")
-    recipe = TrainRecipe.from_yaml(chosen) if chosen else workspace.load_recipe()
+    file = Path(chosen) if chosen else workspace.recipe_file
     mode: Mode = MODE_SMOKE if "--smoke" in job.argv else MODE_FULL
-    return recipe.resolve(workspace.root).run_dir(mode)
+    return _run_dir(file, _version_of(file), workspace.root, mode)
+
+
+# A job is asked about many times a second, and reading a recipe costs more than all the rest of the look.
+@lru_cache(maxsize=256)
+def _run_dir(file: Path, _: tuple[int, ...], root: Path, mode: Mode) -> Path:
+    recipe = TrainRecipe.from_yaml(file)
+    recipe.validate()
+    return recipe.resolve(root).run_dir(mode)
+
+
+def _version_of(file: Path) -> tuple[int, ...]:
+    """Return what differs once a file was written anew."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _job_adapter(workspace: Workspace, job_id: str) -> Path:

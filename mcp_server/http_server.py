@@ -153,13 +153,10 @@ def build_app(
     return RateLimit(app, tokens)
 
 
-def serve_http(
-    settings: Settings, address: Address, tokens: Tokens, *, allowed_hosts: Sequence[str] = ()
-) -> None:
+def serve(app: ASGIApp, address: Address) -> None:
     """Serve until the process is told to end."""
     import uvicorn
 
-    app = build_app(settings, address, tokens, allowed_hosts=allowed_hosts)
     # Headers, and with them tokens, are in no access log.
     uvicorn.run(app, host=address.host, port=address.port, log_level="warning", access_log=False)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-from agent.job_state import look_at_job
 from mcp_server.boundary import LOCAL, principal
+from mcp_server.job_shelf import JobShelf
 from mcp_server.replies import Polled, Started
 from mcp_server.workspaces import Confined
 from tools.errors import JobError
-from tools.jobs import JobRecord, list_jobs, read_job
-from tools.workspace import Workspace
+from tools.jobs import JobRecord
+
+if TYPE_CHECKING:
+    from tools.workspace import Workspace
 
 MAX_RUNNING: Final = 4
 _PREFIX: Final = "mcp"
@@ -26,6 +28,7 @@ class OwnedJobs:
     """The jobs below the roots. Over HTTP each token sees those it started; over stdio all are seen."""
 
     house: Confined
+    shelf: JobShelf = field(default_factory=JobShelf)
 
     def start(self, workspace: Workspace, key: str, launch: Callable[[str], JobRecord]) -> Started:
         """Start a job under the client's key, made up where it gave none.
@@ -34,7 +37,7 @@ class OwnedJobs:
             JobError: too many jobs run already, or the key stands for another command.
         """
         owned_key = f"{_PREFIX}/{principal()}/{key or secrets.token_hex(16)}"
-        jobs = list_jobs(workspace.jobs_dir)
+        jobs = self.shelf.list(workspace.jobs_dir)
         running = [job for job in jobs if not job.ended]
         if len(running) >= MAX_RUNNING and all(job.idempotency_key != owned_key for job in jobs):
             mine = ", ".join(job.id for job in running if _is_mine(job))
@@ -52,7 +55,7 @@ class OwnedJobs:
         """
         for workspace in self.house.all().values():
             try:
-                job = read_job(workspace.jobs_dir, job_id)
+                job = self.shelf.read(workspace.jobs_dir, job_id)
             except JobError:
                 continue
             if _is_mine(job):
@@ -62,7 +65,7 @@ class OwnedJobs:
     def all(self, name: str = "") -> list[tuple[Workspace, JobRecord]]:
         """Return every job of the caller, the newest first, of one workspace where one is named."""
         places = [self.house.find(name)] if name else self.house.all().values()
-        found = [(place, job) for place in places for job in list_jobs(place.jobs_dir) if _is_mine(job)]
+        found = [(place, job) for place in places for job in self.shelf.list(place.jobs_dir) if _is_mine(job)]
         return sorted(found, key=lambda pair: pair[1].id, reverse=True)
 
     def newest(self, name: str) -> tuple[Workspace, JobRecord, list[str]]:
@@ -80,6 +83,8 @@ class OwnedJobs:
 
 def tell(workspace: Workspace, job: JobRecord, jobs: list[str] | None = None) -> Polled:
     """Return what is known of a job, and what to do next."""
+    from agent.job_state import look_at_job
+
     state = look_at_job(workspace, job)
     bad = job.status in ("failed", "lost")
     tail = "" if job.status == "succeeded" else job.log_tail(15 if bad else 3)

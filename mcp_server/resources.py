@@ -22,7 +22,6 @@ from mcp_server.owned_jobs import OwnedJobs, tell
 from mcp_server.replies import hide_secrets
 from mcp_server.workspaces import CURRENT, Confined
 from tools.errors import BakehouseError
-from tools.yaml_text import dump_yaml
 
 Facts = dict[str, Any]
 PAGE_BYTES: Final = 16_384
@@ -54,6 +53,8 @@ class _Shelf:
         self._jobs = jobs
 
     def recipe(self, workspace: str, recipe: str) -> str:
+        from tools.yaml_text import dump_yaml
+
         place = self._house.find(workspace)
         return dump_yaml(self._house.recipe(place, recipe).to_dict())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from anyio.to_thread import run_sync
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -27,7 +27,9 @@ from mcp_server.owned_jobs import OwnedJobs, tell
 from mcp_server.replies import Started, to_result
 from tools.errors import JobError
 from tools.jobs import JobRecord, cancel_job
-from tools.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tools.workspace import Workspace
 
 IDENTIFIER: Final = "io.modelcontextprotocol/tasks"
 STARTERS: Final = frozenset({"train", "evaluate", "start_bakeoff", "merge", "probe"})

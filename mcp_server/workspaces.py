@@ -6,16 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from agent.score_sets import newest
 from mcp_server.settings import Settings
 from tools.errors import RecipeError, TaskError
-from tools.files import digest_json, write_text_atomic
-from tools.models import KNOWN_MODELS, cache_root
-from tools.recipe import TrainRecipe
-from tools.workspace import Workspace
-from tools.yaml_text import dump_yaml
+
+# A client waits for its list of tools: what only a call needs is imported by the call.
+if TYPE_CHECKING:
+    from tools.recipe import TrainRecipe
+    from tools.workspace import Workspace
 
 _TRIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _FILES: Final = (".yaml", ".yml", ".json")
@@ -33,6 +32,8 @@ class Confined:
 
         A name is the folder's; where two are alike only the first counts, in the roots' order.
         """
+        from tools.workspace import Workspace
+
         found: dict[str, Workspace] = {}
         for root in self.settings.roots:
             base = root.resolve()
@@ -72,6 +73,8 @@ class Confined:
             RecipeError: there is no such recipe, or it asks for what the operator did not allow.
             TaskError: the path leaves the workspace.
         """
+        from tools.recipe import TrainRecipe
+
         return self._checked(workspace, TrainRecipe.from_yaml(self.recipe_file(workspace, name)))
 
     def recipe_of_run(self, workspace: Workspace, name: str) -> TrainRecipe:
@@ -110,6 +113,8 @@ class Confined:
         if name.endswith(_FILES):
             return inside(workspace, name)
         if _TRIAL.match(name):
+            from agent.score_sets import newest
+
             for place in (newest(workspace), workspace):
                 path = place.lineage_dir / name / "recipe.yaml"
                 if path.is_file() and path.resolve().is_relative_to(workspace.root.resolve()):
@@ -121,6 +126,9 @@ class Confined:
 
     def freeze(self, workspace: Workspace, recipe: TrainRecipe) -> Path:
         """Write a checked recipe where no client can change it before the job reads it."""
+        from tools.files import digest_json, write_text_atomic
+        from tools.yaml_text import dump_yaml
+
         folder = workspace.state_dir / "mcp" / "recipes"
         name = digest_json(recipe.to_dict())[:16]
         return write_text_atomic(folder / f"{name}.yaml", dump_yaml(recipe.to_dict()))
@@ -138,6 +146,8 @@ class Confined:
             )
 
     def _check_paths(self, workspace: Workspace, recipe: TrainRecipe) -> None:
+        from tools.models import KNOWN_MODELS, cache_root
+
         for name in ("dataset_jsonl", "output_dir", "system_prompt_file"):
             value = getattr(recipe, name)
             if value is not None:

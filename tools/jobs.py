@@ -152,15 +152,22 @@ def read_job(jobs_dir: str | Path, job_id: str) -> JobRecord:
         raise JobError(f"{folder / JOB_FILE} is no job record ({err!r}); it was not written here") from err
 
 
-def list_jobs(jobs_dir: str | Path) -> tuple[JobRecord, ...]:
-    """Return all jobs, oldest first. A folder that is no job is logged and left out."""
+def list_jobs(
+    jobs_dir: str | Path, *, read: Callable[[Path, str], JobRecord] = read_job
+) -> tuple[JobRecord, ...]:
+    """Return all jobs, oldest first. A folder that is no job is logged and left out.
+
+    Args:
+        jobs_dir: Holds one folder a job.
+        read: How one is read; for a caller that remembers those that have ended.
+    """
     folder = Path(jobs_dir)
     found: list[JobRecord] = []
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     for name in names:
         if _ID.match(name):
             try:
-                found.append(read_job(folder, name))
+                found.append(read(folder, name))
             except JobError as err:
                 _LOG.warning("job left out: %s", err)
     return tuple(found)

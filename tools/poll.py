@@ -7,8 +7,9 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tools.heartbeat import HeartbeatRecord, find_heartbeat, progress_dir
 
@@ -82,17 +83,17 @@ def read_progress(run_dir: str | Path, *, progress_folder: str | Path | None = N
     folder = Path(run_dir).expanduser().resolve()
     latest, iters = poll_run_progress(folder)
     beats = progress_dir(folder.parent) if progress_folder is None else Path(progress_folder)
-    lines = _last_metrics(folder / METRICS)
+    metrics = _last_metrics(folder / METRICS)
     return RunProgress(
         run_dir=folder,
         latest_iter=latest,
         iters=tuple(iters),
         best_iter=read_tracker(folder / BEST_TRACKER),
-        step=_last_step(lines),
-        loss=_last_number(lines, "loss"),
-        learning_rate=_last_number(lines, "lr"),
-        tokens_per_s=_last_number(lines, "tokens_per_s"),
-        eval_score=_last_number(lines, "eval_score"),
+        step=None if metrics.step is None else int(metrics.step),
+        loss=metrics.loss,
+        learning_rate=metrics.lr,
+        tokens_per_s=metrics.tokens_per_s,
+        eval_score=metrics.eval_score,
         heartbeat=find_heartbeat(folder, beats),
     )
 
@@ -123,34 +124,56 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
     return found
 
 
-def _last_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the parsed lines at the end of a metrics file; a torn first or last line is left out."""
+class _Metrics(NamedTuple):
+    """The last number of each kind."""
+
+    step: float | None = None
+    loss: float | None = None
+    lr: float | None = None
+    tokens_per_s: float | None = None
+    eval_score: float | None = None
+
+
+def _last_metrics(path: Path) -> _Metrics:
+    try:
+        found = path.stat()
+    except OSError:
+        return _Metrics()
+    return _parse_end(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+# Whoever watches a run asks many times between two of its steps, and the end of the file is long.
+@lru_cache(maxsize=256)
+def _parse_end(path: Path, _: tuple[int, int, int]) -> _Metrics:
+    """Read the lines at the end of a metrics file; a torn first or last line is left out."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             block = file.read()
     except OSError:
-        return []
-    found: list[dict[str, Any]] = []
-    for raw in block.split(b"\n"):
+        return _Metrics()
+    numbers: dict[str, float] = {}
+    for raw in reversed(block.split(b"\n")):
+        if len(numbers) == len(_Metrics._fields):
+            break
         try:
             line = json.loads(raw)
-        except (ValueError, RecursionError):
+            if isinstance(line, dict):
+                _take_numbers(line, numbers)
+        except (ValueError, RecursionError, OverflowError):
             continue
-        if isinstance(line, dict):
-            found.append(line)
-    return found
+    return _Metrics(**numbers)
 
 
-def _last_number(lines: list[dict[str, Any]], key: str) -> float | None:
-    for line in reversed(lines):
+def _take_numbers(line: dict[str, Any], numbers: dict[str, float]) -> None:
+    """Add a line's finite numbers of the kinds that are not there yet."""
+    for key in _Metrics._fields:
         value = line.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    return None
-
-
-def _last_step(lines: list[dict[str, Any]]) -> int | None:
-    number = _last_number(lines, "step")
-    return None if number is None else int(number)
+        if (
+            key not in numbers
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        ):
+            numbers[key] = float(value)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agent.cli.app import main
+from agent.cli.entry import main
 
 __all__ = ["main"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import entry_points
-from typing import Final
 
 import typer
 
@@ -21,11 +20,9 @@ from agent.cli import (
     watch_commands,
     workspace_commands,
 )
+from agent.cli.entry import COMMAND_GROUP
 from agent.cli.output import ERROR_CONSOLE
 from tools.errors import BakehouseError
-
-COMMAND_GROUP: Final = "bakehouse.commands"
-"""Entry points of this group take the app and add commands to it."""
 
 app = typer.Typer(
     name="bakehouse",

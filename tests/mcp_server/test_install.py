@@ -90,3 +90,17 @@ def test_the_command_line_of_bakehouse_has_the_server(tmp_path: Path) -> None:
         [sys.executable, "-P", "-m", "agent", "mcp", "--tools", "shell"], capture_output=True
     )
     assert bad.returncode == 1
+
+
+def test_the_server_starts_without_the_commands_that_it_does_not_have() -> None:
+    code = """
+import sys
+from agent.cli import main
+sys.argv = ["bakehouse", "mcp", "--tools", "shell"]
+try:
+    main()
+except SystemExit as err:
+    print(err.code, sorted({"typer", "rich", "agent.cli.app", "mcp"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1 []"
