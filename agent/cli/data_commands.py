@@ -186,7 +186,9 @@ def _fulfil(
     wanted = request_of(workspace, item, n=n, batch_size=size[0], concurrency=size[1], output=output)
     made = None if wanted.request is None else _make(wanted.request, teacher, as_json)
     told = note_rows(queue, item, wanted, made)
-    if not as_json or made is None:
+    if as_json and made is None:
+        print_json({"added": 0, "wanted": wanted.total, "reason": told})
+    elif not as_json:
         ERROR_CONSOLE.print(told, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.background_notes import ADDITIONS_FILE, parse_additions
 from agent.review.commits import BakeCommit, Branch, read_entry
 from agent.score_sets import newest
 from tools.decisions import DecideEntry
@@ -43,6 +44,8 @@ class ReviewDetails:
     plots: str
     files: tuple[str, ...]
     """What the commit holds, a line a file."""
+    background_additions: str = ""
+    """What the iteration's planner would add to BACKGROUND.md; nobody has checked it."""
 
 
 def read_details(workspace: Workspace, branch: Branch, commit: BakeCommit) -> ReviewDetails:
@@ -57,7 +60,14 @@ def read_details(workspace: Workspace, branch: Branch, commit: BakeCommit) -> Re
         report=_locate(workspace, commit, "report.html"),
         plots=_locate(workspace, commit, "report.png"),
         files=tuple(git_text(branch.repo.root, *stat, commit.sha).splitlines()),
+        background_additions=_additions(branch, commit),
     )
+
+
+def _additions(branch: Branch, commit: BakeCommit) -> str:
+    page = branch.repo.read_file(commit.sha, ADDITIONS_FILE)
+    found = [] if page is None else [one for one in parse_additions(page) if one.iteration == commit.name]
+    return "\n".join(one.text for one in found)
 
 
 def _entry(branch: Branch, commit: BakeCommit) -> DecideEntry | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ def missing_colours(asked: Asked) -> Says:
         for colour in ("green", "amber")
     ]
     return Says(json.dumps(made[: asked.count]))
+
+
+def end_before_training(spec: Mapping[str, Any], *, spec_path: Path, log_path: Path) -> Mapping[str, Any]:
+    if spec["kind"] == "train" and "look1" in spec_path.name:
+        raise KeyboardInterrupt
+    return run_here(spec, spec_path=spec_path, log_path=log_path)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -117,7 +123,13 @@ def test_requested_rows_are_a_candidate_that_has_to_win(
 ) -> None:
     workspace = data_workspace(tmp_path / "w", base, server)
     train = (workspace.root / "data" / "train.jsonl").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_flywheel(workspace, planner=open_planner("optuna"), run_worker=end_before_training)
+    assert [item.state for item in open_queue(workspace).items()] == ["taken"]
+    n_asked = len(server.asked)
     result = run_flywheel(workspace, planner=open_planner("optuna"), run_worker=run_here)
+    # What the run that was cut off has paid for is not paid for again.
+    assert len(server.asked) == n_asked
     (record,) = result.records
     assert [candidate.idea for candidate in record.candidates] == [None, "q0001"]
     assert record.candidates[1].changes == ("8 rows more, made for q0001",)
