@@ -19,12 +19,14 @@ from agent.heartbeat_files import HEARTBEAT_FILE
 from agent.incumbent import Incumbent
 from agent.plan import BudgetLeft
 from agent.records import IterationRecord, TrialRecord
+from agent.rerun.log import RERUN_BEGIN, RERUN_HOLDER, open_log, read_caps
 from tools.clock import Clock, utc_now
 from tools.errors import JobError, JournalError
 from tools.jobs import JobRecord, list_jobs
 from tools.journal import Journal, JournalEvent
 from tools.lock import workspace_holder
 from tools.poll import METRICS, read_progress
+from tools.task import BudgetCaps
 from tools.workspace import Workspace
 
 __all__ = ["DecisionView", "FlywheelView", "StepView", "TrialView", "Watcher"]
@@ -35,6 +37,7 @@ StepState = Literal["done", "running", "failed", "cut off"]
 _TRIALS: Final = TypeAdapter(tuple[TrialRecord, ...])
 _TRIAL_STEPS: Final = ("train", "evaluate", "train.look2", "evaluate.look2")
 _SHOWN_DECISIONS: Final = 5
+_WAITING_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -113,15 +116,17 @@ class Watcher:
         task = workspace.load_task()
         self._task, self._caps = task.name, task.budget
         self._journal = Journal(workspace.journal_file, clock=clock)
+        self._reruns = open_log(workspace, clock=clock)
 
     def look(self) -> FlywheelView:
         """Return what the disk says now; what is torn or missing makes the answer poorer, not wrong."""
-        events, problems = self._read_journal()
         holder = workspace_holder(self._workspace.state_dir)
+        measures_again = holder is not None and holder.what == RERUN_HOLDER
+        events, problems = _read_events(self._reruns if measures_again else self._journal)
         beat = _read_heartbeat(self._workspace.state_dir / HEARTBEAT_FILE)
         job = self._newest_job()
         state = _run_state(holder is not None, job, beat)
-        begun = [event.key for event in events if event.event == "iteration_begin"]
+        begun = [event.key for event in events if event.event in ("iteration_begin", RERUN_BEGIN)]
         mine = [event for event in events if begun and event.key == begun[-1]]
         now = self._clock()
         steps = _steps(mine, now, running=holder is not None)
@@ -141,14 +146,8 @@ class Watcher:
             decisions=_decisions(events),
             problems=problems,
             spent=account.spent,
-            left=what_is_left(self._caps, account.committed),
+            left=what_is_left(_caps_of(events) if measures_again else self._caps, account.committed),
         )
-
-    def _read_journal(self) -> tuple[tuple[JournalEvent, ...], tuple[str, ...]]:
-        try:
-            return self._journal.events(), self._journal.problems
-        except (JournalError, OSError) as err:
-            return (), (str(err),)
 
     def _newest_job(self) -> JobRecord | None:
         try:
@@ -170,17 +169,34 @@ class Watcher:
     def _trial(self, trial_id: str, record: TrialRecord | None, working: bool) -> TrialView:
         run_dir = self._workspace.runs_dir / trial_id / "runs-full"
         found = read_progress(run_dir)
+        quiet_s = _age_s(run_dir / METRICS) if record is None and working else None
+        state = _trial_state(trial_id, record, working=working)
+        if quiet_s is not None and quiet_s > _WAITING_S and found.step == found.latest_iter:
+            # All that it has done is saved, so it is the others that one waits for.
+            state, quiet_s = f"{state}, saved", None
         return TrialView(
             trial_id=trial_id,
-            state=_trial_state(trial_id, record, working=working),
+            state=state,
             step=found.step,
             loss=found.loss,
             tokens_per_s=found.tokens_per_s,
             mid_score=found.eval_score,
             dev=record.dev if record else None,
             selection=record.selection if record else None,
-            quiet_s=_age_s(run_dir / METRICS) if record is None and working else None,
+            quiet_s=quiet_s,
         )
+
+
+def _read_events(journal: Journal) -> tuple[tuple[JournalEvent, ...], tuple[str, ...]]:
+    try:
+        return journal.events(), journal.problems
+    except (JournalError, OSError) as err:
+        return (), (str(err),)
+
+
+def _caps_of(events: Sequence[JournalEvent]) -> BudgetCaps:
+    begun = [event for event in events if event.event == "run_begin"]
+    return read_caps(begun[-1]) if begun else BudgetCaps()
 
 
 def _run_state(held: bool, job: JobRecord | None, beat: dict[str, Any]) -> RunState:

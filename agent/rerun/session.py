@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from agent.attempts import Retries
 from agent.budget.amounts import Amounts
@@ -16,22 +15,18 @@ from agent.plan import Plan, PlanContext
 from agent.progress import Event
 from agent.rerun.ground import check_ground
 from agent.rerun.listing import Prospect, find_entry, worst_s
+from agent.rerun.log import RERUN_BEGIN, RERUN_END, RERUN_HOLDER, enter_session, open_log, open_rerun
 from agent.rerun.pair import Pair, find_pair
 from agent.rerun.running import RERUN_PLANNER, RerunRecord, run_pair
 from agent.workers import RunWorker, opened_worker
 from tools.clock import Clock, utc_now
 from tools.errors import BudgetError, PlannerError, RerunError
-from tools.journal import Journal, JournalEvent
 from tools.lock import hold_workspace
 from tools.repo import ITERATION_TRAILER
 from tools.task import BudgetCaps
 from tools.workspace import Workspace
 
-__all__ = ["RERUNS_FILE", "Measured", "measure_again"]
-
-RERUNS_FILE: Final = "reruns.jsonl"
-"""The journal of re-runs. A flywheel's own is left alone: it may wait there to be gone on with."""
-_BEGIN, _END = "rerun_begin", "rerun_end"
+__all__ = ["Measured", "measure_again"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def measure_again(
         BakehouseError: the workspace is not fit to start; nothing was spent.
     """
     with (
-        hold_workspace(workspace.state_dir, what=RERUN_PLANNER, clock=clock),
+        hold_workspace(workspace.state_dir, what=RERUN_HOLDER, clock=clock),
         named_faults(workspace.state_dir),
         opened_worker(run_worker) as worker,
     ):
@@ -94,12 +89,12 @@ class _Nobody:
 
 class _Session:
     def __init__(self, bench: Bench, caps: BudgetCaps) -> None:
-        journal = Journal(bench.workspace.state_dir / RERUNS_FILE, clock=bench.clock)
+        journal = open_log(bench.workspace, clock=bench.clock)
         ledger = Ledger(journal, caps, gpus=bench.ledger.gpus, clock=bench.clock)
         runner = replace(bench.runner, meter=ledger, retries=Retries(journal))
         self._bench = replace(bench, journal=journal, ledger=ledger, runner=runner)
         self._journal = journal
-        self._run_id = _enter(journal, caps)
+        self._run_id = enter_session(journal, caps)
         self._cut_off: str | None = None
         ledger.enter(self._run_id)
 
@@ -113,14 +108,14 @@ class _Session:
 
     def _finish_open(self) -> Measured | None:
         """Finish the re-run that a killed session left, or close it where its ground is gone."""
-        begun = _open_rerun(self._journal)
+        begun = open_rerun(self._journal)
         if begun is None:
             return None
         slug = str(begun.data.get("entry"))
         try:
             pair = self._find_pair(slug)
         except RerunError as err:
-            self._journal.append(_END, begun.key, abandoned=str(err))
+            self._journal.append(RERUN_END, begun.key, abandoned=str(err))
             return Measured(slug, "not run", f"{begun.key} was cut off and cannot be finished: {err}")
         return self._finish(begun.key, pair)
 
@@ -134,7 +129,7 @@ class _Session:
         refusal = self._bench.ledger.refusal(_worst(rerun_id, pair, self._bench.ledger.gpus))
         if refusal is not None:
             return Measured(slug, "not run", f"over the budget: {refusal}")
-        self._journal.append(_BEGIN, rerun_id, entry=slug)
+        self._journal.append(RERUN_BEGIN, rerun_id, entry=slug)
         return self._finish(rerun_id, pair)
 
     def _find_pair(self, slug: str) -> Pair:
@@ -144,7 +139,7 @@ class _Session:
         return pair
 
     def _next_id(self) -> str:
-        number = 1 + sum(event.event == _BEGIN for event in self._journal.events())
+        number = 1 + sum(event.event == RERUN_BEGIN for event in self._journal.events())
         # The branch may know re-runs that this journal does not: the state folder is not cloned.
         while self._bench.worktree.find_commit(ITERATION_TRAILER, f"v{number:04d}") is not None:
             number += 1
@@ -158,7 +153,7 @@ class _Session:
             self._cut_off = rerun_id
             told = f"{err}; {rerun_id} goes on when the command is given more"
             return Measured(pair.entry.slug, "not run", told, rerun_id)
-        self._journal.append(_END, rerun_id, outcome=done.outcome)
+        self._journal.append(RERUN_END, rerun_id, outcome=done.outcome)
         return _measured(pair, rerun_id, done)
 
 
@@ -180,22 +175,3 @@ def _measured(pair: Pair, rerun_id: str, done: RerunRecord) -> Measured:
         ruling.low if ruling else None,
         ruling.high if ruling else None,
     )
-
-
-def _enter(journal: Journal, caps: BudgetCaps) -> str:
-    """Go on with the session that was cut off under the same caps, or begin one."""
-    wanted = caps.model_dump(mode="json", exclude_none=True)
-    for run_id in journal.open_runs():
-        begun = journal.last("run_begin", run_id)
-        if begun is not None and begun.data.get("caps") == wanted:
-            journal.begin_run(run_id)
-            return run_id
-        journal.end_run(run_id, abandoned="other caps were asked for")
-    run_id = f"s{1 + sum(event.event == 'run_begin' for event in journal.events()):04d}"
-    journal.begin_run(run_id, caps=wanted)
-    return run_id
-
-
-def _open_rerun(journal: Journal) -> JournalEvent | None:
-    begun = journal.last(_BEGIN)
-    return None if begun is None or journal.last(_END, begun.key) is not None else begun

@@ -103,6 +103,21 @@ def test_a_running_step_shows_how_long_it_runs_and_how_far_its_trials_are(
     assert trial.quiet_s is not None
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_trial_that_has_saved_all_it_did_waits_for_the_others(
+    bakeoff: Bakeoff, times: Times, saved: bool
+) -> None:
+    run_dir = bakeoff.workspace.runs_dir / "i0003-c1-s17" / "runs-full"
+    long_ago = (run_dir / "metrics.jsonl").stat().st_mtime - 600
+    os.utime(run_dir / "metrics.jsonl", (long_ago, long_ago))
+    if saved:
+        (run_dir / "iter_0000090").mkdir()
+        (run_dir / "latest_checkpointed_iteration.txt").write_text("90", encoding="utf-8")
+    trial = next(t for t in next(training(bakeoff, times)).trials if t.trial_id == "i0003-c1-s17")
+    assert trial.state == ("training, saved" if saved else "training")
+    assert (trial.quiet_s is None) == saved
+
+
 def test_a_finished_step_gives_its_trials_their_results(bakeoff: Bakeoff, times: Times) -> None:
     *_, view = training(bakeoff, times)
     trial = next(t for t in view.trials if t.trial_id == "i0003-c1-s17")

@@ -13,10 +13,11 @@ import pytest
 from agent.corpus import entry_is_stale
 from agent.progress import Event
 from agent.rerun.listing import Prospect, list_prospects
-from agent.rerun.session import RERUNS_FILE, Measured, measure_again
+from agent.rerun.session import Measured, measure_again
 from agent.review.approval import approve, plan_approval
 from agent.review.commits import find_iteration, open_branch
 from agent.review.rejection import reject
+from agent.watching import FlywheelView, Watcher
 from tests.agent.bench import make_workspace, run_here, write_base
 from tests.agent.test_cli import answer, bakehouse
 from tests.agent.test_flywheel import STRONG, WEAK, git, turn
@@ -96,7 +97,16 @@ def test_a_decision_that_still_holds_is_confirmed_dated_anew_and_left_to_a_perso
     assert prospect.pair is not None
     assert (prospect.pair.candidate_trial, prospect.pair.seeds) == ("i0001-c1", (17,))
 
-    (done,) = measure(workspace)
+    views: list[FlywheelView] = []
+
+    def watch(event: Event) -> None:
+        if (event.step, event.kind) == ("train", "started"):
+            views.append(Watcher(workspace).look())
+
+    (done,) = measure(workspace, notify=watch)
+    assert [(view.state, view.iteration, view.steps[-1].name) for view in views] == [
+        ("running", "v0001", "train")
+    ]
     assert (done.slug, done.state, done.rerun_id) == (old.slug, "confirmed", "v0001")
     assert done.gain == pytest.approx(old.provenance.effect)  # type: ignore[union-attr]
     assert (git(root, "status", "--porcelain"), git(root, "rev-parse", "HEAD")) == before
@@ -288,7 +298,7 @@ def test_the_command_says_what_it_would_do_then_does_it_and_tells_a_program(work
     assert mine["worst_s"] > 0
     assert (shipped["runnable"], shipped["trials"]) == (False, None)
     assert "no provenance" in shipped["why_not"]
-    assert not (workspace.state_dir / RERUNS_FILE).exists()
+    assert not (workspace.state_dir / "reruns.jsonl").exists()
 
     done, passed_by = answer(*asked, "--budget-hours", "1", "--budget-trials", "2", cwd=workspace.root)
     assert (done["slug"], done["state"], done["rerun_id"]) == (slug, "confirmed", "v0001")
