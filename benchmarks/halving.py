@@ -10,7 +10,7 @@ wall clock and steps to the same winner. Mid-run evaluations and final scores ar
 clock, loading the base is not.
 
 Then the risk. Checkpoints of the full training are scored on the whole dev set, a score per row
-and recipe and eighth of the way. From these curves searches are simulated, each on dev rows drawn
+and recipe and rung. From these curves searches are simulated, each on dev rows drawn
 anew: how often is the eventual winner dropped, what does the best that is left lack, and what part
 of the steps is saved. Differences of less than a judged row are no difference: a recipe that ties
 with the winner is the winner too.
@@ -51,7 +51,6 @@ SCORER = ScorerChoice("json", ("confidence",))
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
 MAX_NEW_TOKENS = 56
-EIGHTHS = tuple(i / 8 for i in range(1, 9))
 PATCHES: dict[str, dict[str, Any]] = {
     "start": {},
     "timid": {"learning_rate": 3e-4},
@@ -70,6 +69,8 @@ SEARCHES = (
     Halving((0.5, 0.75), 0.5),
     Halving((0.25, 0.5, 0.75), 0.6),
 )
+POINTS = sorted({rung for search in SEARCHES for rung in search.rungs})
+"""Where the curves are measured; all of them eighths of the way."""
 ITEMS = (24, 48, 80)
 
 
@@ -78,6 +79,8 @@ class Arm:
     """One way through the eight recipes."""
 
     wall_s: float
+    cpu_s: float
+    """Of this process: on a machine that others use too, steadier than the clock."""
     steps: int
     winner: str
     winner_score: float
@@ -89,7 +92,7 @@ class Curves:
     """How each recipe did on the way, and at its end."""
 
     dev: dict[str, list[list[float]]]
-    """After each eighth of its steps, the score of every dev row."""
+    """After each of POINTS of its steps, the score of every dev row."""
     final: dict[str, float]
     """At its end, the mean over the judged rows."""
     n_judged: int
@@ -127,15 +130,15 @@ def run_arm(
     mid_eval = MidEval(
         str(EXAMPLE / "data/dev.jsonl"), options.items, SCORER, MAX_NEW_TOKENS, options.batch_size
     )
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), time.process_time()
     results = train_stack(base, stack, mid_eval=mid_eval, search=search, stack_tokens=options.stack_tokens)
     left = {r.trial_id: str(r.adapter_dir) for r in results if r.status in ("done", "stopped_early")}
     scores = score(base, folder, left, "selection", options)
-    wall_s = time.perf_counter() - started
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_before
     means = {name: fmean(found) for name, found in scores.items()}
     winner = max(means, key=lambda name: means[name])
     statuses = {result.trial_id: f"{result.status} at {result.steps}" for result in results}
-    return Arm(wall_s, sum(r.steps for r in results), winner, means[winner], statuses), results
+    return Arm(wall_s, cpu_s, sum(r.steps for r in results), winner, means[winner], statuses), results
 
 
 def score(
@@ -169,7 +172,7 @@ def measure_curves(
 ) -> Curves:
     """Score the checkpoints of a training to the end on all dev rows."""
     dev: dict[str, list[list[float]]] = {result.trial_id: [] for result in results}
-    for part in EIGHTHS:
+    for part in POINTS:
         adapters = {}
         for result in results:
             folder_of = Path(str(result.adapter_dir)).parent
@@ -193,7 +196,7 @@ def simulate(curves: Curves, search: Halving, n_items: int, *, draws: int, seed:
         left, cost, before = set(curves.dev), 0.0, 0.0
         for rung in search.rungs:
             cost += len(left) * (rung - before)
-            place = EIGHTHS.index(rung)
+            place = POINTS.index(rung)
             left &= cut(
                 {name: fmean(curves.dev[name][place][i] for i in rows) for name in left}, search.keep
             ).kept
@@ -209,20 +212,29 @@ def simulate(curves: Curves, search: Halving, n_items: int, *, draws: int, seed:
 def tell(arms: Mapping[str, Sequence[Arm]]) -> None:
     """Print both arms and their ratio."""
     for name, runs in arms.items():
-        wall_s, steps = median(arm.wall_s for arm in runs), median(arm.steps for arm in runs)
+        wall_s, cpu_s, steps = (
+            median(getattr(arm, key) for arm in runs) for key in ("wall_s", "cpu_s", "steps")
+        )
         winners = ", ".join(f"{arm.winner} {100 * arm.winner_score:.1f}%" for arm in runs)
-        print(f"{name:8} {wall_s:8.1f} s {steps:6.0f} steps   winner {winners}")
+        print(f"{name:8} {wall_s:8.1f} s, {cpu_s:8.1f} s of CPU, {steps:5.0f} steps   winner {winners}")
         print("         " + "; ".join(f"{who} {how}" for who, how in runs[0].statuses.items()))
-    ratios = [whole.wall_s / halved.wall_s for whole, halved in zip(*arms.values(), strict=True)]
-    steps = [whole.steps / halved.steps for whole, halved in zip(*arms.values(), strict=True)]
-    same = sum(whole.winner == halved.winner for whole, halved in zip(*arms.values(), strict=True))
-    print(f"halving is {median(ratios):.2f}x by the clock and {median(steps):.2f}x by steps; ", end="")
-    print(f"the same winner in {same} of {len(ratios)}")
+    pairs = list(zip(arms["whole"], arms["halving"], strict=True))
+    by_clock, by_cpu, by_steps = (
+        median(getattr(whole, key) / getattr(halved, key) for whole, halved in pairs)
+        for key in ("wall_s", "cpu_s", "steps")
+    )
+    same = sum(whole.winner == halved.winner for whole, halved in pairs)
+    print(
+        f"halving is {by_clock:.2f}x by the clock, {by_cpu:.2f}x by CPU time, {by_steps:.2f}x by steps; ",
+        end="",
+    )
+    print(f"the same winner in {same} of {len(pairs)}")
 
 
 def tell_risks(curves: Curves, risks: Sequence[Risk]) -> None:
     """Print the curves, and what each search would have done."""
-    print("\ndev score after each eighth, and the judged score at the end")
+    shown = " ".join(f"{100 * point:4.1f}%" for point in POINTS)
+    print(f"\ndev score after {shown} of the steps, and the judged score at the end")
     for name, parts in sorted(curves.dev.items(), key=lambda pair: -curves.final[pair[0]]):
         shown = " ".join(f"{100 * fmean(part):5.1f}" for part in parts)
         print(f"{name:10} {shown}   {100 * curves.final[name]:5.1f}")

@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "require_extra"]
 
 EXTRAS: Final = {
     "train": ("torch", "transformers", "peft", "safetensors", "gguf"),
+    "quant": ("bitsandbytes", "accelerate"),
     "anthropic": ("anthropic",),
 }
 """What must be importable for an extra to count as installed."""

@@ -18,6 +18,7 @@ from tools.yaml_text import dump_yaml, parse_yaml
 MODE_SMOKE: Final = "smoke"
 MODE_FULL: Final = "full"
 Mode = Literal["smoke", "full"]
+Quantization = Literal["none", "nf4"]
 
 
 _CONTAINERS: Final = {"nemo": "nemo-train", "unsloth": "ps-train"}
@@ -124,6 +125,9 @@ class TrainRecipe:
     gradient_checkpointing: bool = False
     """Local lane: compute each layer a second time in the backward pass instead of keeping what it
     left behind. The numbers are the same; a step takes about a third longer and far less memory."""
+    quantization: Quantization = "none"
+    """Local lane: how the frozen base is held while adapters are trained and scored. `nf4` is 4 bits
+    a weight (QLoRA, arXiv:2305.14314; the extra `quant`); what is merged is the base as published."""
 
     def __post_init__(self) -> None:
         # Lists become tuples and mappings freeze, so that equal recipes are equal keys.
@@ -228,6 +232,9 @@ class TrainRecipe:
         for name in ("notes", "output_dir", "gradient_checkpointing"):
             del plain[name]
         # `epochs: 2` and `epochs: 2.0` are equal recipes, but not equal JSON.
+        # A field that came later: recipes that leave it alone keep the digest they had.
+        if self.quantization == "none":
+            del plain["quantization"]
         whole = {name: int(value) for name, value in plain.items() if _is_whole_float(value)}
         return digest_json({**plain, **whole})
 

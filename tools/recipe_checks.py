@@ -157,6 +157,13 @@ def check_combinations(recipe: TrainRecipe) -> None:
             refuse(f"extra_env {sorted(recipe.extra_env)}: only the nemo and unsloth lanes take it")
         if recipe.container:
             refuse(f"container is {recipe.container!r}: the {recipe.backend} lane runs in none; set null")
+        if recipe.quantization != "none" and recipe.base_model.endswith(".gguf"):
+            refuse(
+                f"quantization is {recipe.quantization!r}, but base_model is a .gguf file, which is unpacked "
+                "when it is loaded; give a folder or a Hub id, or set quantization to none"
+            )
+    elif recipe.quantization != "none":
+        refuse(f"quantization is {recipe.quantization!r}: only the local lane takes it; set it to none")
     elif recipe.gradient_checkpointing:
         refuse(f"gradient_checkpointing: the {recipe.backend} trainer decides this itself; set it to false")
     recipe.lora_target_modules_for_backend()

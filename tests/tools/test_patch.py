@@ -40,6 +40,7 @@ LOCKED = [
     "early_stop_patience",
     "use_dora",
     "gradient_checkpointing",
+    "quantization",
     "most_recent_k",
 ]
 

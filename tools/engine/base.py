@@ -14,8 +14,10 @@ import torch
 
 from tools.engine.attention import PACKED_ATTENTION, pack_documents, register_packed_attention
 from tools.engine.lora import AdapterStack
+from tools.engine.quantization import keep_differentiable, loading_options
 from tools.engine.spec import DTYPES
 from tools.errors import ModelError
+from tools.recipe import Quantization
 
 __all__ = ["LoadedBase", "default_device", "load_base", "save_as_folder", "wrap_base"]
 
@@ -71,10 +73,17 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def load_base(name: str, dtype: str = "bfloat16", *, device: torch.device | None = None) -> LoadedBase:
+def load_base(
+    name: str,
+    dtype: str = "bfloat16",
+    *,
+    quantization: Quantization = "none",
+    device: torch.device | None = None,
+) -> LoadedBase:
     """Load a base: a folder in Hugging Face layout, a .gguf file or a Hub id.
 
     Raises:
+        MissingExtraError: the quantization needs a package that is not installed.
         ModelError: it cannot be found or read, or its architecture is one that packed training
             would get wrong.
     """
@@ -84,9 +93,13 @@ def load_base(name: str, dtype: str = "bfloat16", *, device: torch.device | None
     where = device or default_device()
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with _quiet_transformers():
-        model, tokenizer = _from_pretrained(name, torch_dtype)
-    base = wrap_base(model.to(where), tokenizer, name=name, load_s=time.perf_counter() - started)
-    logger.info("loaded %s on %s in %s, %.1f s", name, where, dtype, base.load_s)
+        more = loading_options(quantization, name, torch_dtype, where)
+        model, tokenizer = _from_pretrained(name, torch_dtype, **more)
+        if not more:
+            model = model.to(where)
+    base = wrap_base(model, tokenizer, name=name, load_s=time.perf_counter() - started)
+    held = dtype if quantization == "none" else f"{quantization}, {dtype}"
+    logger.info("loaded %s on %s in %s, %.1f s", name, where, held, base.load_s)
     return base
 
 
@@ -125,16 +138,17 @@ def wrap_base(model: Any, tokenizer: Any, *, name: str, load_s: float = 0.0) -> 
     _check_config(model, name)
     register_packed_attention()
     model.eval()
+    keep_differentiable(model)
     parameter = next(model.parameters())
     base = LoadedBase(model, tokenizer, name, parameter.device, parameter.dtype, load_s, AdapterStack(model))
     _check_packing(base)
     return base
 
 
-def _from_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_pretrained(name: str, dtype: torch.dtype, **more: Any) -> tuple[Any, Any]:
     import transformers
 
-    where, options = name, {"dtype": dtype, "attn_implementation": "sdpa"}
+    where, options = name, {"dtype": dtype, "attn_implementation": "sdpa", **more}
     tokenizer_options = {}
     path = Path(name).expanduser()
     if name.endswith(".gguf"):

@@ -14,6 +14,7 @@ import torch
 from tools.engine.base import LoadedBase, load_base
 from tools.engine.memory import give_back_memory, is_memory_short
 from tools.engine.process_state import RandomState
+from tools.recipe import Quantization
 
 __all__ = ["BaseKeeper"]
 
@@ -28,6 +29,7 @@ class _Identity:
 
     name: str
     dtype: str
+    quantization: Quantization
     folder: str
     """Relative names mean something else in another working folder."""
     files: tuple[_FileMark, ...]
@@ -41,18 +43,19 @@ class BaseKeeper:
         self._identity: _Identity | None = None
         self._random: RandomState | None = None
 
-    def __call__(self, name: str, dtype: str) -> LoadedBase:
+    def __call__(self, name: str, dtype: str, quantization: Quantization = "none") -> LoadedBase:
         """Return a base as it is right after loading, random numbers included.
 
         Raises:
             ModelError: it cannot be loaded; no base is held then.
         """
-        identity = _Identity(name, dtype, os.getcwd(), _file_marks(name))
+        identity = _Identity(name, dtype, quantization, os.getcwd(), _file_marks(name))
         if self._base is not None and self._random is not None and identity == self._identity:
             self._random.restore()
             return dataclasses.replace(self._base, load_s=0.0)
         self.drop("another base is asked for")
-        self._base, self._identity = load_base(name, dtype), identity
+        self._base = load_base(name, dtype, quantization=quantization)
+        self._identity = identity
         self._random = RandomState.capture()
         return self._base
 

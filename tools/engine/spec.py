@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from tools.engine.halving import Halving
 from tools.errors import TrainError
-from tools.recipe import Mode, TrainRecipe
+from tools.recipe import Mode, Quantization, TrainRecipe
 
 __all__ = [
     "AdapterRef",
@@ -102,6 +102,7 @@ class EvaluateSpec:
     forbidden_outputs: tuple[str, ...] = ()
     sealed_splits: tuple[str, ...] = ("selection", "test")
     """Splits of which scores are written but no text."""
+    quantization: Quantization = "none"
     threads: int | None = None
     kind: Literal["evaluate"] = "evaluate"
 
@@ -205,9 +206,12 @@ def _check(spec: Spec) -> None:
     if spec.kind == "train":
         for member in spec.members:
             member.recipe.validate()
-        dtypes = {member.recipe.torch_dtype for member in spec.members}
-        if len(dtypes) > 1:
-            raise TrainError(f"members want the base in {sorted(dtypes)}; one worker holds it in one dtype")
+        held = {(member.recipe.torch_dtype, member.recipe.quantization) for member in spec.members}
+        if len(held) > 1:
+            raise TrainError(
+                f"members want the base in several forms (torch_dtype, quantization): {sorted(held)}; "
+                "one worker holds it in one"
+            )
         if spec.search is not None:
             spec.search.check()
             if spec.mid_eval is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tools.engine.spec import EvaluateSpec, TrainSpec, read_spec
 from tools.errors import BakehouseError
 from tools.files import write_json_atomic
+from tools.recipe import Quantization
 
 if TYPE_CHECKING:
     from tools.engine.base import LoadedBase
@@ -25,8 +26,8 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED: Final = 1
 EXIT_STOPPED: Final = 128 + signal.SIGTERM
 
-BaseSource = Callable[[str, str], "LoadedBase"]
-"""Returns the base of a name in a precision; its load_s is what the caller had to wait."""
+BaseSource = Callable[[str, str, Quantization], "LoadedBase"]
+"""Returns the base of a name in a precision and a quantization; its load_s is what the caller had to wait."""
 
 
 class StopFlag:
@@ -80,7 +81,8 @@ def _train(spec: TrainSpec, stop: StopFlag, base_source: BaseSource) -> Any:
     from tools.engine.trainer import train_stack
 
     _use_threads(spec.threads)
-    base = base_source(spec.base_model, spec.members[0].recipe.torch_dtype)
+    recipe = spec.members[0].recipe
+    base = base_source(spec.base_model, recipe.torch_dtype, recipe.quantization)
     members = train_stack(
         base,
         spec.members,
@@ -100,7 +102,7 @@ def _evaluate(spec: EvaluateSpec, stop: StopFlag, base_source: BaseSource) -> An
     from tools.engine.results import EvaluateOutcome
 
     _use_threads(spec.threads)
-    base = base_source(spec.base_model, spec.torch_dtype)
+    base = base_source(spec.base_model, spec.torch_dtype, spec.quantization)
     adapters = evaluate_adapters(base, spec, should_stop=stop)
     return EvaluateOutcome(adapters, base.load_s, peak_memory_bytes(base.device))
 
@@ -121,7 +123,7 @@ def _use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _load(name: str, dtype: str) -> LoadedBase:
+def _load(name: str, dtype: str, quantization: Quantization) -> LoadedBase:
     from tools.engine.base import load_base
 
-    return load_base(name, dtype)
+    return load_base(name, dtype, quantization=quantization)

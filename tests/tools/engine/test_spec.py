@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tools.engine.halving import Halving
 from tools.engine.spec import (
     AdapterRef,
     EvaluateSpec,
@@ -26,7 +27,8 @@ Make = Callable[..., StackMember]
 @pytest.fixture
 def train(member: Make) -> TrainSpec:
     mid_eval = MidEval("dev.jsonl", 3, ScorerChoice("json", ("confidence",)))
-    return TrainSpec("base", (member("a"), member("b", lora_layers=(1,))), "full", "out.json", mid_eval, 2)
+    members = (member("a"), member("b", lora_layers=(1,)))
+    return TrainSpec("base", members, "full", "out.json", mid_eval, 2, search=Halving((0.3, 0.6)))
 
 
 @pytest.fixture
@@ -54,6 +56,10 @@ def test_a_spec_survives_json(name: str, request: pytest.FixtureRequest) -> None
         ({"members": []}, "trial ids"),
         ({"members": [{"trial_id": "../up"}]}, "lacks"),
         ({"base_model": None}, "base_model"),
+        ({"search": {"rungs": [0.5, 0.5]}}, r"search\.rungs"),
+        ({"search": {"rungs": ["half"]}}, r"search\.rungs\[0\]"),
+        ({"search": {"keep": True}}, r"search\.keep"),
+        ({"search": {}, "mid_eval": None}, "search needs mid_eval"),
         ({"mid_eval": {"rows": "d", "n_items": "3", "scorer": {"name": "json"}}}, r"mid_eval\.n_items"),
     ],
 )
@@ -74,6 +80,9 @@ def test_two_members_of_one_name_or_of_two_precisions_are_refused(train: TrainSp
     plain = spec_to_json(train)
     plain["members"][0]["recipe"]["torch_dtype"] = "bfloat16"
     with pytest.raises(TrainError, match="dtype"):
+        spec_from_json(plain)
+    plain["members"][0]["recipe"] |= {"torch_dtype": "float32", "quantization": "nf4"}
+    with pytest.raises(TrainError, match="nf4"):
         spec_from_json(plain)
     plain["members"][0] = plain["members"][1]
     with pytest.raises(TrainError, match="distinct"):
