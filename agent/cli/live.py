@@ -17,6 +17,7 @@ from tools.poll import read_progress
 
 _STEPS = {
     "start": "measuring the recipe to beat",
+    "data": "having requested rows made",
     "plan": "planning",
     "validate": "validating patches, data and memory",
     "smoke": "smoke run",

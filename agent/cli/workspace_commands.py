@@ -55,7 +55,7 @@ def validate(where: Where = Path("."), as_json: AsJson = False) -> None:
 
     workspace = Workspace.find(where)
     task, recipe = workspace.load_task(), workspace.load_recipe()
-    splits = check_data(workspace, task)
+    splits = check_data(workspace, task, recipe)
     fit = check_recipe(workspace, recipe)
     if as_json:
         sizes = {split: len(rows) for split, rows in splits.items()}

@@ -75,8 +75,8 @@ def make_requested_rows(
     """
     try:
         base = find_rows(workspace, dataset)
-        made = _make(workspace, task, base, item, teacher, clock)
-        found, problem = _join(workspace, base, made, item)
+        made, unfinished = _make(workspace, task, base, item, teacher, clock)
+        found, problem = (None, unfinished) if unfinished and not made else _join(workspace, base, made, item)
     except BakehouseError as err:
         return RequestedRows(item=item.id, why=str(err))
     return RequestedRows(
@@ -87,7 +87,7 @@ def make_requested_rows(
         expected_gain=item.idea.expected_gain,
         author=item.author,
         why=problem,
-        is_over=found is None,
+        is_over=found is None and not unfinished,
     )
 
 
@@ -101,12 +101,13 @@ def note_requested(queue: IdeaQueue, iteration: str, found: RequestedRows) -> No
 
 def _make(
     workspace: Workspace, task: Task, base: Path, item: QueueItem, teacher: Teacher, clock: Clock
-) -> tuple[Row, ...]:
+) -> tuple[tuple[Row, ...], str]:
+    """Return the rows, and why there are no more of them where a cap came in between."""
     known = RowFile(base).rows
     asked = data_request_of(item)
     wanted = min(asked.rows, task.bakeoff.teacher.rows, max(1, len(known) // _MOST_OF_BASE))
     path = workspace.state_dir / "rows" / f"{item.id}.jsonl"
-    already = rows_made_for(item, path)
+    already, unfinished = rows_made_for(item, path), ""
     if already < wanted:
         request = RowRequest(
             "generate",
@@ -118,14 +119,16 @@ def _make(
             item.origin_name,
         )
         caps = Caps(calls=_SPARE_CALLS + 3 * -(-wanted // request.batch_size))
-        make_rows(request, teacher, caps=caps, clock=clock)
+        made = make_rows(request, teacher, caps=caps, clock=clock)
+        unfinished = made.reason if made.stopped_by == "cap" else ""
     own = (row for row in RowFile(path).rows if is_generated(row))
     seen = {prompt_key(row) for row in known}
-    return tuple(
+    found = [
         row
         for row in own
         if row.meta[GENERATED].get("request") == item.origin_name and prompt_key(row) not in seen
-    )[:wanted]
+    ]
+    return tuple(found[:wanted]), unfinished
 
 
 def _join(workspace: Workspace, base: Path, rows: Sequence[Row], item: QueueItem) -> tuple[str | None, str]:

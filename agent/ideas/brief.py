@@ -15,6 +15,7 @@ from agent.ideas.proposals import Refused
 from agent.plan import PlanContext
 from agent.planners.quoting import quote, tagged
 from agent.planners.sections import head_sections, state_sections
+from tools.task import Task
 
 __all__ = ["Brief", "build_brief", "mend_question"]
 
@@ -71,12 +72,12 @@ class Brief:
         return f"{self.head}\n\n{self.state}"
 
 
-def build_brief(context: PlanContext, sources: KnownSources, *, n: int) -> Brief:
+def build_brief(context: PlanContext, sources: KnownSources, task: Task, *, n: int) -> Brief:
     """Return the brief for n proposals. The same workspace gives the same bytes."""
     sections = state_sections(
         context,
         [
-            tagged("occasion", _occasion(context)),
+            tagged("search", _describe_search(context, task)),
             tagged("incumbent_recipe", quote(context.incumbent.to_dict())),
             tagged("sources", _describe_sources(sources)),
         ],
@@ -99,12 +100,23 @@ def mend_question(refused: Sequence[Refused]) -> str:
     )
 
 
-def _occasion(context: PlanContext) -> str:
-    score = context.incumbent_score
-    if score is None:
-        return "before the first bakeoff: nothing was measured here yet"
-    n = sum(trial.planner != "baseline" for trial in context.history)
-    return f"{n} trial(s) so far; the incumbent's mean score on the judged split is {score:.4f}"
+def _describe_search(context: PlanContext, task: Task) -> str:
+    n, score = sum(trial.planner != "baseline" for trial in context.history), context.incumbent_score
+    standing = (
+        "nothing was measured here yet" if score is None else f"the incumbent's mean score is {score:.4f}"
+    )
+    caps = {name: cap for name, cap in task.budget.model_dump(mode="json").items() if cap is not None}
+    return "\n".join(
+        [
+            f"model: {quote(context.incumbent.base_model)}",
+            f"benchmark: {quote(task.name)}, scored by {task.scorer.name} on rows of its own",
+            f"objective: a mean score above the incumbent's by more than {task.minimum_gain:g}; at "
+            f"{task.target_score:g} the search is over",
+            f"standing: {n} trial(s) so far; {standing}",
+            f"constraints: the base model stays; {task.bakeoff.candidates} candidates an iteration; training "
+            f"rows {context.n_train_rows}, more only through a data_request; caps of a run: {quote(caps)}",
+        ]
+    )
 
 
 def _describe_sources(sources: KnownSources) -> str:

@@ -24,6 +24,7 @@ from agent.teachers.meter import Caps, Meter
 from agent.teachers.teacher import Teacher
 from agent.trials import TrialRunner
 from tools.errors import IdeaError, TrainError
+from tools.task import Task
 from tools.workspace import Workspace
 from tools.yaml_text import parse_yaml
 
@@ -48,13 +49,14 @@ class Ideation:
 class Ideator:
     """A workspace as an ideator sees it, and the queue that proposals go to."""
 
+    task: Task
     context: PlanContext
     sources: KnownSources
     queue: IdeaQueue
 
     def brief(self, n: int) -> Brief:
         """Return the brief for n proposals."""
-        return build_brief(self.context, self.sources, n=n)
+        return build_brief(self.context, self.sources, self.task, n=n)
 
     def ask(
         self, teacher: Teacher, *, n: int, caps: Caps, sleep: Callable[[float], None] = time.sleep
@@ -120,7 +122,7 @@ def open_ideator(workspace: Workspace, queue: IdeaQueue) -> Ideator:
     context = replace(
         context, ideas=tuple(item for item in queue.items() if item.state in ("queued", "taken"))
     )
-    return Ideator(context, find_sources(here, context.evidence), queue)
+    return Ideator(task, context, find_sources(here, context.evidence), queue)
 
 
 def read_proposals(text: str, *, name: str) -> Sequence[Any]:

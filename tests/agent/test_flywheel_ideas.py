@@ -12,6 +12,7 @@ import pytest
 
 from agent.flywheel import run_flywheel
 from agent.ideas.idea import Idea, Reference
+from agent.ideas.ideator import open_ideator
 from agent.ideas.queue import open_queue
 from agent.plan import DataRequest
 from agent.planners.registry import open_planner
@@ -86,6 +87,7 @@ def test_a_waiting_patch_is_tried_first_and_its_item_says_what_came_of_it(base: 
     queue.add(good, author="ideator/tiny")
     result = run_flywheel(workspace, planner=open_planner("optuna"), run_worker=run_here)
     (record,) = result.records
+    assert result.incumbent is not None
     assert (record.planner, record.promoted) == ("optuna", "c1")
     assert [candidate.idea for candidate in record.candidates] == ["q0002", None]
     assert "from the queue: q0002" in record.notes
@@ -99,6 +101,13 @@ def test_a_waiting_patch_is_tried_first_and_its_item_says_what_came_of_it(base: 
     assert lineage["i0001-c1-s17"].specialist == "ideator/tiny"
     assert lineage["i0001-c2-s17"].specialist == "optuna"
     assert "(idea q0002, by ideator/tiny)" in git(workspace.root, "show", "bakehouse/colours:PLAN.md")
+    # An ideator that is asked now knows what was measured, and what a reference may name.
+    ideator = open_ideator(workspace, queue)
+    state = ideator.brief(2).state
+    assert f"the incumbent's mean score is {result.incumbent.selection:.4f}" in state
+    assert {"i0001-c1", "i0001-c1-s17"} <= ideator.sources.trials
+    again = ideator.take([{**good.model_dump(mode="json"), "data_request": None}], author="a person")
+    assert again.refused[0].reason.startswith("the patch changes nothing")
 
 
 def data_workspace(root: Path, base: Path, server: TeacherServer, **task: Any) -> Workspace:

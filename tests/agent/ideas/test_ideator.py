@@ -69,7 +69,9 @@ def test_the_brief_says_what_the_workspace_holds_and_shows_no_judged_text(desk: 
     assert "Fly safely." in brief.head
     assert "Commands: goto, land, ascend, hover, rtl." in brief.head
     assert "learning_rate: a number in [1e-06, 0.01]" in brief.head
-    assert "before the first bakeoff" in brief.state
+    assert "nothing was measured here yet" in brief.state
+    assert 'model: "tiny"' in brief.state
+    assert "caps of a run: {}" in brief.state
     assert "technique by the shape of the reward: sft" in brief.state
     assert "Propose up to 4 things" in brief.state
     assert "2026-05-22-paired-bakeoff" in brief.state

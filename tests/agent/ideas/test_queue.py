@@ -117,6 +117,31 @@ def test_processes_that_add_at_once_get_a_number_each(queue: IdeaQueue) -> None:
     assert [item.id for item in queue.items()] == [f"q{n:04d}" for n in range(1, 31)]
 
 
+def test_a_process_that_is_killed_while_it_adds_leaves_whole_ideas(queue: IdeaQueue) -> None:
+    code = (
+        "import sys, itertools; from pathlib import Path; from agent.ideas.queue import IdeaQueue;"
+        "from agent.ideas.idea import Idea; from agent.plan import DataRequest;"
+        "q = IdeaQueue(Path(sys.argv[1]));"
+        "[(q.add(Idea(hypothesis='h', data_request=DataRequest(focus=str(n))), author='a'),"
+        " print(n, flush=True)) for n in itertools.count()]"
+    )
+    for _ in range(3):
+        before = len(queue.items())
+        # A wish that waits is not taken twice, so each round has to get past those of the last.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code, str(queue.path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for _ in range(before + 5):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        ids = [item.id for item in queue.items()]
+        assert len(ids) >= before + 5
+        assert ids == [f"q{n:04d}" for n in range(1, len(ids) + 1)]
+    assert queue.add(wish("one more"), author="a") is not None
+
+
 def test_an_idea_is_either_a_patch_or_a_request() -> None:
     with pytest.raises(ValueError, match="either a patch or a data_request"):
         idea(data_request=DataRequest(focus="both"))
