@@ -181,18 +181,22 @@ def show_result(workspace: Workspace, result: FlywheelResult) -> None:
     repo = find_repo(workspace.root)
     for record in result.records:
         CONSOLE.print()
-        columns = ("trial", "change", "dev", "selection (95%)", "gain", "verdict", "wall")
-        CONSOLE.print(
-            table(
-                f"{record.iteration_id}: trials", columns, [_row(workspace, record, t) for t in record.trials]
-            )
+        columns = ("trial", "dev", "selection (95%)", "gain", "verdict", "wall")
+        trials = table(
+            f"{record.iteration_id}: trials", columns, [_row(workspace, record, t) for t in record.trials]
         )
+        # Whatever else a narrow terminal folds, a name stays one that can be copied.
+        trials.columns[0].no_wrap = True
+        CONSOLE.print(trials)
+        for candidate in record.candidates:
+            told = ", ".join(candidate.changes) or f"refused: {candidate.rejected}"
+            CONSOLE.print(f"{candidate.candidate_id}: {told}", markup=False, highlight=False)
         CONSOLE.print(f"\nDecision: {record.decision}\n", markup=False)
     if result.records:
         CONSOLE.print(f"$ git log --oneline {result.branch}", style="bold", markup=False)
-        CONSOLE.print(repo.log(result.branch, 5), markup=False, highlight=False)
+        CONSOLE.print(repo.log(result.branch, 5), markup=False, highlight=False, soft_wrap=True)
         CONSOLE.print(f"\n$ git show --stat {result.branch}", style="bold", markup=False)
-        CONSOLE.print(repo.show(result.branch), markup=False, highlight=False)
+        CONSOLE.print(repo.show(result.branch), markup=False, highlight=False, soft_wrap=True)
         page = workspace.reports_dir / result.records[-1].iteration_id / "report.html"
         CONSOLE.print(f"\nreport: {page}", markup=False, highlight=False, soft_wrap=True)
     CONSOLE.print(f"stopped: {result.reason}", markup=False)
@@ -205,7 +209,6 @@ def _row(workspace: Workspace, record: IterationRecord, trial: TrialRecord) -> t
     ruling = record.ruling(trial.candidate_id)
     return (
         trial.trial_id,
-        "the recipe to beat" if candidate is None else ", ".join(candidate.changes),
         percent(trial.dev),
         _with_interval(workspace, trial),
         points(ruling.gain if ruling else None),
