@@ -53,7 +53,10 @@ class TeacherOptions:
 
 
 def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes the options of its groups one by one, as typer needs them."""
+    """Return a command that takes the options of its groups one by one, as typer needs them.
+
+    What an option is unless it is given comes from the default of the group in the signature.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
@@ -61,7 +64,7 @@ def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
         hint = hints[parameter.name]
         if isinstance(hint, type) and is_dataclass(hint):
             groups[parameter.name] = hint
-            parameters += _options_of(hint)
+            parameters += _options_of(hint, parameter.default)
         else:
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -79,10 +82,12 @@ def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options_of(group: type[Any]) -> list[inspect.Parameter]:
+def _options_of(group: type[Any], defaults: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY
     return [
-        inspect.Parameter(option.name, kind, default=option.default, annotation=hints[option.name])
+        inspect.Parameter(
+            option.name, kind, default=getattr(defaults, option.name), annotation=hints[option.name]
+        )
         for option in fields(group)
     ]
