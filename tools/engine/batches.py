@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from tools.chat import render
 from tools.dataset import Dataset, load_dataset
 from tools.engine.attention import Document, PackedDocuments, pack_places
 from tools.errors import DatasetError
+from tools.token_rows import is_token_file, load_token_rows
 
 __all__ = ["EncodedRow", "RowEncoder", "Stream", "StreamPart", "lay_out", "rows_of_step"]
 
@@ -31,6 +33,11 @@ class EncodedRow:
     def n_supervised(self) -> int:
         """Tokens to learn; the first of a row has nothing before it that could predict it."""
         return sum(self.loss_mask[1:])
+
+    @functools.cached_property
+    def n_read(self) -> int:
+        """Tokens that go through the model: what comes after them predicts no supervised token."""
+        return max((i for i, wanted in enumerate(self.loss_mask) if wanted), default=0)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class RowEncoder:
         Raises:
             DatasetError, ChatError: rows that cannot be read or rendered.
         """
+        if is_token_file(path):
+            return self._plain_text(path)
         if path not in self._datasets:
             self._datasets[path] = load_dataset(Path(path))
         dataset = self._datasets[path]
@@ -66,6 +75,14 @@ class RowEncoder:
                 rows.append(EncodedRow(row.id, tuple(rendered.input_ids), tuple(rendered.loss_mask)))
             self._encoded[key] = EncodedDataset(tuple(rows), dataset.digest)
         return self._encoded[key]
+
+    def _plain_text(self, path: str) -> EncodedDataset:
+        """Return rows that are tokens already and are learned whole."""
+        if (path, None) not in self._encoded:
+            found = load_token_rows(path, vocab_size=len(self._tokenizer))
+            rows = [EncodedRow(row.id, row.input_ids, (True,) * len(row.input_ids)) for row in found.rows]
+            self._encoded[path, None] = EncodedDataset(tuple(rows), found.digest)
+        return self._encoded[path, None]
 
 
 def check_rows(rows: Sequence[EncodedRow], seq_length: int) -> None:
@@ -137,7 +154,8 @@ class Stream:
 def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
     """Lay the rows of all parts end to end: no padding, positions from 0 in each row.
 
-    What all rows of a part begin with is laid once and shared.
+    What all rows of a part begin with is laid once and shared; what follows a row's last
+    prediction is left out.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -152,13 +170,13 @@ def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
         ids.extend(part.rows[0].input_ids[:shared])
         positions.extend(range(shared))
         for row in part.rows:
-            document = Document(start, shared, len(ids), len(row.input_ids) - shared)
+            document = Document(start, shared, len(ids), row.n_read - shared)
             learned = [i for i, wanted in enumerate(row.loss_mask) if wanted and i > 0]
             where = document.places()
             predicting.extend(where[i - 1] for i in learned)
             targets.extend(row.input_ids[i] for i in learned)
-            ids.extend(row.input_ids[shared:])
-            positions.extend(range(shared, len(row.input_ids)))
+            ids.extend(row.input_ids[shared : row.n_read])
+            positions.extend(range(shared, row.n_read))
             documents.append(document)
         n_supervised = len(predicting) - first
         weights.extend([part.token_weight] * n_supervised)

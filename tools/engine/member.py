@@ -24,6 +24,7 @@ from tools.engine.checkpoint import (
 from tools.engine.halving import Halving
 from tools.engine.lora import DropWindow, LoraShape
 from tools.engine.memory import peak_memory_bytes
+from tools.engine.pass_size import rows_per_pass
 from tools.engine.results import MemberResult, MemberStatus
 from tools.engine.schedule import learning_rate_at
 from tools.engine.spec import StackMember
@@ -61,6 +62,8 @@ class Member:
         dataset = encoder.encode(spec.recipe.dataset_jsonl, self.system_prompt)
         check_rows(dataset.rows, spec.recipe.seq_length)
         self.rows = spread(dataset.rows, _SMOKE_ROWS) if mode == MODE_SMOKE else dataset.rows
+        self._longest = max(len(row.input_ids) for row in self.rows)
+        self._pass_rows = rows_per_pass(spec.recipe, self._longest)
         self.total_steps = spec.recipe.total_steps(len(dataset.rows), mode)
         self.adapter = base.stack.new_adapter(spec.trial_id, LoraShape.of(spec.recipe), device=base.device)
         self.optimizer = torch.optim.AdamW(
@@ -128,10 +131,10 @@ class Member:
     @property
     def pass_tokens(self) -> int:
         """Most tokens that this member brings to one pass."""
-        return self.recipe.micro_batch_size * max(len(row.input_ids) for row in self.rows)
+        return self._pass_rows * self._longest
 
     def next_part(self, max_tokens: int | None = None) -> StreamPart:
-        """Return the rows of the next pass: a micro-batch, or what max_tokens hold of its rest."""
+        """Return the rows of the next pass: the next _pass_rows, or what max_tokens hold of their rest."""
         rows = self._next_rows(max_tokens)
         if self.adapter.dropout:
             self._place_dropout(rows)
@@ -251,8 +254,8 @@ class Member:
         )
 
     def _next_rows(self, max_tokens: int | None) -> tuple[EncodedRow, ...]:
-        """Return the next rows of the micro-batch, one at least."""
-        size = self.recipe.micro_batch_size
+        """Return the next rows of the pass, one at least."""
+        size = self._pass_rows
         rest = self._step_rows[self._next_row : (self._next_row // size + 1) * size]
         n = len(rest)
         while max_tokens is not None and n > 1 and _n_tokens(rest[:n]) > max_tokens:
@@ -260,17 +263,17 @@ class Member:
         return tuple(rest[:n])
 
     def _place_dropout(self, rows: Sequence[EncodedRow]) -> None:
-        """Have dropout strike a part of a micro-batch as it would strike the whole."""
-        size = self.recipe.micro_batch_size
+        """Have dropout strike a part of a pass as it would strike the whole."""
+        size = self._pass_rows
         first = self._next_row // size * size
         whole = self._step_rows[first : first + size]
         if self._next_row == first:
             self._micro_state = self.adapter.generator.get_state()
         else:
             self.adapter.generator.set_state(self._micro_state)
-        start = _n_tokens(self._step_rows[first : self._next_row])
+        start = _n_read(self._step_rows[first : self._next_row])
         is_part = len(rows) < len(whole)
-        self.adapter.window = DropWindow(_n_tokens(whole), start) if is_part else None
+        self.adapter.window = DropWindow(_n_read(whole), start) if is_part else None
 
     def _begin_step(self) -> None:
         size = self.recipe.global_batch_size
@@ -338,6 +341,10 @@ class Member:
 
 def _n_tokens(rows: Sequence[EncodedRow]) -> int:
     return sum(len(row.input_ids) for row in rows)
+
+
+def _n_read(rows: Sequence[EncodedRow]) -> int:
+    return sum(row.n_read for row in rows)
 
 
 def spread(rows: Sequence[T], n: int) -> tuple[T, ...]:

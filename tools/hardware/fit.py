@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tools.engine.pass_size import rows_per_pass
 from tools.errors import HardwareError, ModelError
 from tools.hardware.machine import Hardware, detect
 from tools.hardware.shape import ModelShape, read_shape
@@ -77,7 +78,8 @@ def estimate(
         members: Adapters that train side by side on one base.
     """
     width = _DTYPE_BYTES[recipe.torch_dtype]
-    tokens = recipe.micro_batch_size * min(row_tokens, recipe.seq_length) * members
+    longest = min(row_tokens, recipe.seq_length)
+    tokens = rows_per_pass(recipe, longest) * longest * members
     adapter_params = members * _adapter_params(recipe, shape)
     usable = _USABLE_UNIFIED if hardware.unified else _USABLE
     parts = {

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_model, tiny_tokenizer
+from tools.engine import pass_size
 from tools.engine.base import LoadedBase, wrap_base
 from tools.engine.spec import StackMember
 from tools.recipe import TrainRecipe
@@ -21,6 +22,12 @@ WORDS = ("take off", "land now", "hover", "go to B4", "come back home", "descend
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def passes_of_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows here are so short that every step would be one pass."""
+    monkeypatch.setattr(pass_size, "_BUSY_TOKENS", 0)
 
 
 @pytest.fixture(params=["llama", "qwen3"])

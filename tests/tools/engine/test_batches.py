@@ -43,13 +43,14 @@ def test_a_stream_restarts_positions_and_points_at_what_predicts() -> None:
     one = EncodedRow("a", (5, 6, 7), (False, True, True))
     two = EncodedRow("b", (8, 9), (True, True))
     stream = lay_out([StreamPart((one,), 0.5), StreamPart((two, one), 0.25)], torch.device("cpu"))
-    assert stream.input_ids_1_N.tolist() == [[5, 6, 7, 8, 9, 5, 6, 7]]
-    assert stream.positions_1_N.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
+    # A row's last token predicts nothing.
+    assert stream.input_ids_1_N.tolist() == [[5, 6, 8, 5, 6]]
+    assert stream.positions_1_N.tolist() == [[0, 1, 0, 0, 1]]
     # The first token of a row has no token before it, whatever its mask says.
-    assert stream.predicting_S.tolist() == [0, 1, 3, 5, 6]
+    assert stream.predicting_S.tolist() == [0, 1, 2, 3, 4]
     assert stream.targets_S.tolist() == [6, 7, 9, 6, 7]
     assert stream.weights_S.tolist() == [0.5, 0.5, 0.25, 0.25, 0.25]
-    assert [(place.start, place.length) for place in stream.places] == [(0, 3), (3, 5)]
+    assert [(place.start, place.length) for place in stream.places] == [(0, 2), (2, 3)]
     assert [(place.supervised_start, place.n_supervised) for place in stream.places] == [(0, 2), (2, 3)]
     assert (one.n_supervised, two.n_supervised) == (2, 1)
 
@@ -97,8 +98,16 @@ def test_rows_share_what_they_begin_with_and_never_a_supervised_token(
 def test_a_shared_beginning_is_laid_once_and_every_target_keeps_its_predictor() -> None:
     rows = (encoded([7, 8, 1, 2], 2), encoded([7, 8, 3], 2))
     stream = lay_out([StreamPart(rows, 1.0)], torch.device("cpu"))
-    assert stream.input_ids_1_N.tolist() == [[7, 8, 1, 2, 3]]
-    assert stream.positions_1_N.tolist() == [[0, 1, 2, 3, 2]]
+    assert stream.input_ids_1_N.tolist() == [[7, 8, 1]]
+    assert stream.positions_1_N.tolist() == [[0, 1, 2]]
     # Both rows' first answers are predicted by the one shared token before them.
     assert stream.predicting_S.tolist() == [1, 2, 1]
     assert stream.targets_S.tolist() == [1, 2, 3]
+
+
+def test_what_follows_the_last_supervised_token_is_not_read() -> None:
+    row = EncodedRow("a", (5, 6, 7, 8, 9), (False, True, True, False, False))
+    stream = lay_out([StreamPart((row,), 1.0)], torch.device("cpu"))
+    assert row.n_read == 2
+    assert stream.input_ids_1_N.tolist() == [[5, 6]]
+    assert stream.targets_S.tolist() == [6, 7]

@@ -75,7 +75,7 @@ def test_packed_loss_and_gradients_equal_peft_row_by_row(
     adapter = random_adapter(base, shape)
     weight = 1 / sum(row.n_supervised for row in rows)
     stream = lay_out([StreamPart(rows, weight, shares_prefix)], base.device)
-    n_tokens = sum(len(row.input_ids) for row in rows)
+    n_tokens = sum(row.n_read for row in rows)
     assert (stream.input_ids_1_N.shape[1] < n_tokens) == shares_prefix
     (loss,) = forward_backward(base, [adapter], stream)
     model = with_peft(architecture, adapter, tmp_path / "adapter")

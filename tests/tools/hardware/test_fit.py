@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tools.engine.pass_size import rows_per_pass
 from tools.errors import HardwareError
 from tools.hardware import Hardware, ModelShape, check_fit, estimate
 from tools.patch_space import PROJECTIONS
@@ -80,7 +81,7 @@ def _kept_bytes(recipe: TrainRecipe, shape: ModelShape, *, row_tokens: int) -> i
             kept[storage.data_ptr()] = storage
         return tensor
 
-    n_rows = recipe.micro_batch_size
+    n_rows = rows_per_pass(recipe, row_tokens)
     n_tokens = n_rows * row_tokens
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -133,7 +134,7 @@ def _row(text: str) -> str:
 
 def test_the_longest_row_of_the_data_decides(tmp_path: Path) -> None:
     rows = tmp_path / "train.jsonl"
-    recipe = RECIPE.replace(dataset_jsonl=str(rows))
+    recipe = RECIPE.replace(dataset_jsonl=str(rows), global_batch_size=2)
 
     def activation() -> int:
         fit = check_fit(recipe, hardware=BOX, shape=SMOL)
