@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from mcp_server.settings import FREE_ROWS, TOOL_NAMES, Settings
 from tools.errors import BakehouseError, McpError
+
+_SWITCH_S: Final = 0.0005
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +110,8 @@ def read_settings(options: argparse.Namespace) -> Settings:
 
 def _serve(options: argparse.Namespace) -> None:
     settings = read_settings(options)
+    # A look at a job gives the interpreter back at each file that it opens, and waits this long for it.
+    sys.setswitchinterval(_SWITCH_S)
     if options.http is None:
         if options.token_file is not None or options.allowed_host:
             raise McpError("--token-file and --allowed-host belong to --http HOST:PORT")

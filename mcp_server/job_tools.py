@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -42,6 +42,8 @@ class JobTools:
 
     house: Confined
     jobs: OwnedJobs
+    # More threads at once do not read faster, they only wait for one another.
+    lookers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
 
     def train(
         self,
@@ -72,7 +74,7 @@ class JobTools:
         deadline = time.monotonic() + wait_s
         reached = 0
         while True:
-            found = await run_sync(self._look, job_id, workspace)
+            found = await run_sync(self._look, job_id, workspace, limiter=self.lookers)
             if found.step is not None and found.step > reached:
                 reached = found.step
                 await ctx.report_progress(reached, found.total_steps, found.phase)
