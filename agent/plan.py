@@ -88,6 +88,14 @@ class Plan(BaseModel):
 
 
 @dataclass(frozen=True)
+class OnTheWay:
+    """The last dev score of a trial that left before its end."""
+
+    step: int
+    score: float
+
+
+@dataclass(frozen=True)
 class TrialSummary:
     """One trial of the lineage, as a planner sees it."""
 
@@ -103,6 +111,8 @@ class TrialSummary:
     expected_gain: float | None = None
     planner: str = ""
     """Who proposed it; `baseline` for an incumbent."""
+    halted: OnTheWay | None = None
+    """Where a search halted it; None where it was not, or where that is not known."""
 
 
 @dataclass(frozen=True)

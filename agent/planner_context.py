@@ -16,14 +16,15 @@ from agent.context_sections import (
 )
 from agent.incumbent import Incumbent
 from agent.lineage_view import open_lineage
-from agent.plan import BudgetLeft, PlanContext, TrialSummary
+from agent.plan import BudgetLeft, OnTheWay, PlanContext, TrialSummary
 from agent.planners.evidence import PlannerEvidence
 from agent.records import TrialRecord
 from agent.trials import TrialRunner
 from tools.decisions.corpus import default_dirs
 from tools.errors import BakehouseError
 from tools.evaluation.scores import ScoreRow
-from tools.lineage import Trial
+from tools.files import read_jsonl
+from tools.lineage import FailureLabel, Trial
 from tools.patch_space import PatchSpace
 from tools.recipe import TrainRecipe
 from tools.workspace import Workspace
@@ -97,6 +98,7 @@ def read_history(
                 gain=trial.delta_vs_best,
                 expected_gain=_number(trial.expected_delta),
                 planner=trial.specialist,
+                halted=_halted_at(lineage / trial.exp_id / "metrics.jsonl", trial),
             )
     for record in current:
         summary = TrialSummary(
@@ -119,6 +121,14 @@ def _dev_rows(runner: TrialRunner, incumbent: Incumbent | None) -> tuple[ScoreRo
     except BakehouseError:
         # A planner without failures to read plans worse, and a bakeoff without a planner not at all.
         return ()
+
+
+def _halted_at(metrics: Path, trial: Trial) -> OnTheWay | None:
+    """Return the last score of a trial that was discarded without one of its end."""
+    if trial.core_metric is not None or trial.status is not FailureLabel.DISCARD or not metrics.is_file():
+        return None
+    scored = [row for row in read_jsonl(metrics).rows if isinstance(row, dict) and "eval_score" in row]
+    return OnTheWay(int(scored[-1]["step"]), float(scored[-1]["eval_score"])) if scored else None
 
 
 def _recipe_of(path: Path) -> TrainRecipe | None:

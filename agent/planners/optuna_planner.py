@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from agent.plan import Plan, PlanContext, Proposal
+from agent.plan import OnTheWay, Plan, PlanContext, Proposal
 from agent.planners.candidates import Candidate, CandidateFilter, is_comparable, is_tried, recipe_key
 from agent.planners.dimensions import Dimension, compose_values, search_dimensions
 from agent.planners.hypothesis import describe_changes
@@ -40,6 +40,7 @@ class _Observed:
 
     recipe: TrainRecipe
     score: float | None
+    halted: OnTheWay | None = None
 
 
 class OptunaPlanner:
@@ -140,18 +141,22 @@ def _observe(context: PlanContext) -> tuple[_Observed, ...]:
     """Return the recipes that the history judged, oldest first, their seeds averaged."""
     recipes: dict[Hashable, TrainRecipe] = {}
     scores: dict[Hashable, list[float]] = defaultdict(list)
+    halted: dict[Hashable, OnTheWay] = {}
     for trial in context.history:
         if is_tried(trial) and is_comparable(trial, context.incumbent):
             key = recipe_key(trial.recipe)
             recipes.setdefault(key, trial.recipe)
             if trial.score is not None and math.isfinite(trial.score):
                 scores[key].append(trial.score)
+            if trial.halted is not None and math.isfinite(trial.halted.score):
+                halted[key] = trial.halted
     own = recipe_key(context.incumbent)
     if own not in recipes and context.incumbent_score is not None:
         recipes[own] = context.incumbent
         scores[own].append(context.incumbent_score)
     return tuple(
-        _Observed(recipe, fmean(scores[key]) if key in scores else None) for key, recipe in recipes.items()
+        _Observed(recipe, fmean(scores[key]) if key in scores else None, halted.get(key))
+        for key, recipe in recipes.items()
     )
 
 
@@ -202,10 +207,13 @@ def _build_study(
 
 
 def _frozen(one: _Observed, dimensions: tuple[Dimension, ...]) -> optuna.trial.FrozenTrial:
-    # TPE ranks a pruned trial below every scored one: a recipe that failed repels the search.
+    # TPE ranks a pruned trial below every scored one: a recipe that failed repels the search. Of
+    # those that were halted it knows how they did, and ranks them above the failed.
+    on_the_way = {} if one.halted is None or one.score is not None else {one.halted.step: one.halted.score}
     return optuna.trial.create_trial(
         state=TrialState.PRUNED if one.score is None else TrialState.COMPLETE,
         value=one.score,
+        intermediate_values=on_the_way,
         params={dimension.name: dimension.index(one.recipe) for dimension in dimensions},
         distributions=_distributions(dimensions),
     )

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from agent.flywheel import run_flywheel
+from agent.plan import OnTheWay
+from agent.planner_context import read_history
 from agent.planners.fixed import FixedPlanner
 from tests.agent.bench import make_workspace, run_here, write_base, write_plan
 from tools.comparison import corrected_level
@@ -67,6 +69,11 @@ def test_losers_of_the_search_are_recorded_and_never_judged(tmp_path: Path) -> N
     rows = {
         row.exp_id: row
         for row in LineageStore(workspace.worktree_dir / "lineage", lower_is_better=False).all_trials()
+    }
+    history = read_history(workspace.worktree_dir / "lineage", list(rows.values()))
+    assert {trial.trial_id: trial.halted for trial in history if trial.halted} == {
+        "i0001-c1-s17": OnTheWay(4, 0.0),
+        "i0001-c3-s17": OnTheWay(4, 0.0),
     }
     row = rows["i0001-c1-s17"]
     assert (row.status, row.core_metric) == (FailureLabel.DISCARD, None)

@@ -11,8 +11,9 @@ from pathlib import Path
 from tools.chat import render_prompt
 from tools.dataset import load_dataset
 from tools.engine.adapter_files import load_adapter
+from tools.engine.answering import Answering
 from tools.engine.base import LoadedBase
-from tools.engine.generation import StoppedError, generate_answers
+from tools.engine.generation import StoppedError
 from tools.engine.lora import Adapter
 from tools.engine.mid_eval import scorer_of
 from tools.engine.results import AdapterResult, SplitScore
@@ -45,7 +46,10 @@ def evaluate_adapters(
     """
     scorer_of(spec.scorer)
     questions = {split: _questions(base, path, spec.system_prompt) for split, path in spec.splits.items()}
-    return tuple(_evaluate(base, spec, ref, questions, should_stop) for ref in spec.adapters)
+    answering = Answering(
+        base, max_new_tokens=spec.max_new_tokens, batch_size=spec.batch_size, should_stop=should_stop
+    )
+    return tuple(_evaluate(base, spec, ref, questions, answering) for ref in spec.adapters)
 
 
 def _questions(base: LoadedBase, path: str, system_prompt: str | None) -> tuple[_Question, ...]:
@@ -60,7 +64,7 @@ def _evaluate(
     spec: EvaluateSpec,
     ref: AdapterRef,
     questions: Mapping[str, tuple[_Question, ...]],
-    should_stop: Callable[[], bool],
+    answering: Answering,
 ) -> AdapterResult:
     started = time.perf_counter()
     splits: dict[str, SplitScore] = {}
@@ -70,7 +74,7 @@ def _evaluate(
         if ref.adapter_dir is not None:
             adapter = load_adapter(base.stack, ref.adapter_dir, device=base.device, dtype=base.dtype)
         for split, asked in questions.items():
-            splits[split] = _score_split(base, spec, ref, split, asked, adapter, should_stop)
+            splits[split] = _score_split(spec, ref, split, asked, adapter, answering)
     except StoppedError:
         raise
     except Exception as err:
@@ -80,23 +84,15 @@ def _evaluate(
 
 
 def _score_split(
-    base: LoadedBase,
     spec: EvaluateSpec,
     ref: AdapterRef,
     split: str,
     questions: tuple[_Question, ...],
     adapter: Adapter | None,
-    should_stop: Callable[[], bool],
+    answering: Answering,
 ) -> SplitScore:
     started = time.perf_counter()
-    answers = generate_answers(
-        base,
-        [question.prompt for question in questions],
-        adapter=adapter,
-        max_new_tokens=spec.max_new_tokens,
-        batch_size=spec.batch_size,
-        should_stop=should_stop,
-    )
+    answers = answering.answer([question.prompt for question in questions], adapter)
     scorer = scorer_of(spec.scorer)
     rows = [
         score_answer(

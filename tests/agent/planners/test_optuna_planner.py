@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.plan import BudgetLeft, PlanContext, TrialSummary
+from agent.plan import BudgetLeft, OnTheWay, Plan, PlanContext, TrialSummary
 from agent.planners.candidates import recipe_key, relative_cost
 from agent.planners.optuna_planner import OptunaPlanner
 from tools.errors import PlannerError
@@ -98,6 +98,22 @@ def test_crashes_and_scores_of_nan_do_not_break_the_search(make_context: Context
     only_crashes = tuple(TrialSummary(t.trial_id, t.recipe, None, "crash") for t in history)
     unknown = make_context(history=only_crashes, incumbent_score=None)
     assert len(OptunaPlanner().plan(unknown).proposals) == 3
+
+
+def test_a_trial_that_a_search_halted_teaches_by_how_it_did(make_context: Contexts) -> None:
+    tried = _search(OptunaPlanner(), make_context(), iterations=4)
+
+    def plan_after(scores: list[float]) -> Plan:
+        halted = [
+            TrialSummary(trial.trial_id, trial.recipe, None, "discard", halted=OnTheWay(10, score))
+            for trial, score in zip(tried[1:], scores, strict=True)
+        ]
+        return OptunaPlanner().plan(make_context(history=(tried[0], *halted)))
+
+    scores = [_score(trial.recipe) for trial in tried[1:]]
+    assert len(plan_after(scores).proposals) == 3
+    assert plan_after(scores) == plan_after(scores)
+    assert plan_after(scores) != plan_after([1 - score for score in scores])
 
 
 def test_no_candidate_costs_more_than_allowed(make_context: Contexts) -> None:
