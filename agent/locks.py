@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.records import Record
+from agent.training_rows import find_rows, is_own_file
 from tools.errors import TaskError
 from tools.files import digest_bytes, digest_file
 from tools.task import SPLITS, Task
@@ -15,7 +16,8 @@ class Locks(Record):
     task: str
     """Over task.yaml's scorer, splits, seeds, target, level and the like."""
     splits: dict[str, str]
-    """Over the bytes of each split's file, and of the probe set where there is one."""
+    """Over the bytes of each split's file, of the probe set where there is one, and of the rows that
+    the recipe trains on where they are another file."""
     scorer: str
     """Over scorer.py where the task names the custom scorer, else over the scorer's name."""
     system_prompt: str
@@ -37,7 +39,8 @@ def take_locks(workspace: Workspace, system_prompt_file: str | None) -> Locks:
     return Locks(
         task=task.digest,
         splits={split: _digest_split(workspace, task, split) for split in SPLITS}
-        | _digest_probe(workspace, task),
+        | _digest_probe(workspace, task)
+        | _digest_rows(workspace, task),
         scorer=_digest_scorer(workspace, task),
         system_prompt=_digest_prompt(workspace, system_prompt_file),
     )
@@ -72,6 +75,21 @@ def _digest_split(workspace: Workspace, task: Task, split: str) -> str:
 def _digest_probe(workspace: Workspace, task: Task) -> dict[str, str]:
     path = workspace.probe_file(task)
     return {"probe": digest_file(path)} if path.is_file() else {}
+
+
+def _digest_rows(workspace: Workspace, task: Task) -> dict[str, str]:
+    dataset = workspace.load_recipe().dataset_jsonl
+    # A file whose name is its digest is checked wherever it is read.
+    if is_own_file(dataset):
+        return {}
+    path = find_rows(workspace, dataset)
+    if path == workspace.split_file(task, "train"):
+        return {}
+    if not path.is_file():
+        raise TaskError(
+            f"the recipe's rows are missing: {path}; see dataset_jsonl in {workspace.recipe_file}"
+        )
+    return {"rows": digest_file(path)}
 
 
 def _digest_scorer(workspace: Workspace, task: Task) -> str:

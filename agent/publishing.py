@@ -10,9 +10,9 @@ from pathlib import Path
 from agent.background_notes import ADDITIONS_FILE
 from agent.context_files import write_context_files
 from agent.incumbent import INCUMBENT, INCUMBENT_NAME, Incumbent, save_incumbent
+from agent.published_rows import publish_rows
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.report.document import write_report
-from agent.training_rows import publish_rows
 from tools.decisions import DecideEntry, DecideFinding, Provenance, write_entry
 from tools.errors import DecideError
 from tools.evaluation.scores import read_scores, write_scores

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from agent.incumbent import Incumbent
-from agent.records import IterationRecord
 from tools.errors import TaskError
 from tools.files import digest_bytes, digest_file, write_bytes_atomic
 from tools.recipe import TrainRecipe
 from tools.workspace import Workspace
 
-__all__ = ["ROWS_FOLDER", "find_rows", "is_own_file", "publish_rows", "resolve_recipe", "save_rows"]
+__all__ = ["ROWS_FOLDER", "find_rows", "is_own_file", "resolve_recipe", "save_rows"]
 
 ROWS_FOLDER: Final = "data/requests"
 _NAME: Final = re.compile(r"q[0-9]{4,}-([0-9a-f]{16})\.jsonl\Z")
@@ -66,28 +64,6 @@ def resolve_recipe(workspace: Workspace, recipe: TrainRecipe) -> TrainRecipe:
     if not is_own_file(recipe.dataset_jsonl):
         return resolved
     return resolved.replace(dataset_jsonl=str(find_rows(workspace, recipe.dataset_jsonl)))
-
-
-def publish_rows(
-    workspace: Workspace, here: Workspace, record: IterationRecord, incumbent: Incumbent
-) -> list[str]:
-    """Put the rows of an iteration's own into the worktree; return the paths to commit beside the lineage.
-
-    What was made for a request is kept with the iteration that tried it, whatever came of it. The
-    whole data set joins the branch once a recipe that trains on it is the incumbent.
-    """
-    for candidate in record.candidates:
-        dataset = candidate.train_recipe.dataset_jsonl
-        if candidate.idea is not None and is_own_file(dataset):
-            made = workspace.state_dir / "rows" / f"{candidate.idea}.jsonl"
-            if made.is_file():
-                folder = here.lineage_dir / record.iteration_id
-                write_bytes_atomic(folder / "requested_rows.jsonl", made.read_bytes())
-    dataset = incumbent.train_recipe.dataset_jsonl
-    if not is_own_file(dataset):
-        return []
-    write_bytes_atomic(here.inside(dataset), find_rows(workspace, dataset).read_bytes())
-    return [dataset]
 
 
 def _kept(workspace: Workspace, name: str) -> Path:

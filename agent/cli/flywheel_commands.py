@@ -62,6 +62,7 @@ def status(where: Where = Path("."), as_json: AsJson = False) -> None:
     from agent.budget.account import read_account
     from agent.budget.limits import describe_left, describe_spent, what_is_left
     from agent.flywheel import branch_name
+    from agent.ideas.queue import open_queue
     from agent.incumbent import parse_incumbent
     from agent.publishing import INCUMBENT_FILE
     from tools.clock import utc_now
@@ -88,6 +89,7 @@ def status(where: Where = Path("."), as_json: AsJson = False) -> None:
         "base_selection": None if incumbent is None else incumbent.base_selection,
         "target_score": task.target_score,
         "running": None if holder is None else str(holder),
+        "ideas_waiting": len(open_queue(workspace).waiting()),
     }
     if as_json:
         budget = {"run": account.run_id, "spent": account.spent, "left": left}

@@ -13,6 +13,7 @@ from typing import Any, Final
 from agent.ideas.known import KnownSources
 from agent.ideas.proposals import Refused
 from agent.plan import PlanContext
+from agent.planners.calibration import calibrate, describe_calibration
 from agent.planners.quoting import quote, tagged
 from agent.planners.sections import head_sections, state_sections
 from tools.task import Task
@@ -44,6 +45,7 @@ Each proposal is either
 
 Refused and recorded: any other field; the task, scorer, splits, seeds, target score, base model,
 data files or paths; a recipe that was tried, or that waits in <queue>; a proposal without a reference.
+What you expect is compared with what is measured; <calibration> shows how far off everybody was.
 
 References are text. An address is never opened, so say in `says` what stands there. A `trial`, a
 `decision` or a `doc` must exist: <sources> names them. Do not invent one; a paper that you are not
@@ -78,6 +80,7 @@ def build_brief(context: PlanContext, sources: KnownSources, task: Task, *, n: i
         context,
         [
             tagged("search", _describe_search(context, task)),
+            tagged("calibration", describe_calibration(calibrate(context.history))),
             tagged("incumbent_recipe", quote(context.incumbent.to_dict())),
             tagged("sources", _describe_sources(sources)),
         ],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.flywheel import FlywheelResult, run_flywheel
+from agent.ideas.queue import open_queue
 from agent.planner_context import read_history
 from agent.planners.calibration import calibrate
 from tests.agent.bench import make_workspace, run_here, write_base
@@ -74,7 +75,8 @@ def test_a_bakeoff_planned_by_a_model_is_judged_committed_and_held_to_what_it_ex
     base: Path, tmp_path: Path
 ) -> None:
     first = submit({"seed": 1}, STRONG, gain=0.4, target_score=0)
-    mended = submit(STRONG, {"learning_rate": 2e-4}, gain=0.4, notes="the rate was far too low")
+    more = {"data_request": {"focus": "amber", "rows": 30}, "background_additions": "a is amber\n## so it is"}
+    mended = submit(STRONG, {"learning_rate": 2e-4}, gain=0.4, notes="the rate was far too low", **more)
     looks = call(("read_dev_failures", {"page": 1}), ("read_lineage", {}))
     with serve_messages(looks, first, mended) as api:
         workspace = workspace_for(api, tmp_path / "w", base)
@@ -102,6 +104,13 @@ def test_a_bakeoff_planned_by_a_model_is_judged_committed_and_held_to_what_it_ex
         assert not re.search(rf"\b{split}-[0-9]", everything)
         for row in load_dataset(workspace.split_file(workspace.load_task(), split)):
             assert not re.search(rf"(?<![0-9]){row.prompt[0].content}", everything)
+
+    # Its request waits; what it would add is committed as a note, and BACKGROUND.md stays as it is.
+    (item,) = open_queue(workspace).items()
+    assert (item.state, item.author, str(item.idea)) == ("queued", "claude/scripted-1", "30 rows: amber")
+    page = (workspace.worktree_dir / "BACKGROUND.additions.md").read_text(encoding="utf-8")
+    assert "> a is amber\n> ## so it is" in page
+    assert (workspace.root / "BACKGROUND.md").read_text(encoding="utf-8") == "r is red."
 
     lineage = workspace.worktree_dir / "lineage"
     trials = LineageStore(lineage, lower_is_better=False).all_trials()

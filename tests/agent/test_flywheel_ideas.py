@@ -14,13 +14,14 @@ from agent.flywheel import run_flywheel
 from agent.ideas.idea import Idea, Reference
 from agent.ideas.ideator import open_ideator
 from agent.ideas.queue import open_queue
+from agent.locks import check_locks, take_locks
 from agent.plan import DataRequest
 from agent.planners.registry import open_planner
 from tests.agent.bench import make_workspace, rows, run_here, write_base
 from tests.agent.data_work.teacher_server import Asked, Says, TeacherServer
 from tests.agent.test_flywheel import STRONG
 from tools.dataset import load_dataset, write_dataset
-from tools.errors import LeakError
+from tools.errors import LeakError, TaskError
 from tools.lineage import LineageStore
 from tools.patch import patch_from_mapping
 from tools.recipe import TrainRecipe
@@ -190,3 +191,19 @@ def test_a_data_set_of_ones_own_goes_through_the_leak_gate_too(base: Path, tmp_p
     git(workspace.root, "commit", "-q", "-a", "-m", "rows of my own")
     with pytest.raises(LeakError):
         run_flywheel(workspace, planner=open_planner("optuna"), run_worker=run_here)
+
+
+def test_a_data_set_of_ones_own_may_not_change_while_it_is_trained_on(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    workspace = make_workspace(tmp_path / "w", base, seeds=[17])
+    own = workspace.root / "data" / "own.jsonl"
+    write_dataset(own, load_dataset(workspace.root / "data" / "train.jsonl").rows)
+    workspace.load_recipe().replace(dataset_jsonl="data/own.jsonl").to_yaml(workspace.recipe_file)
+    taken = take_locks(workspace, None)
+    check_locks(workspace, taken, None)
+    own.write_text(own.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(TaskError, match="data/rows changed"):
+        check_locks(workspace, taken, None)
+    own.unlink()
+    with pytest.raises(TaskError, match="rows are missing"):
+        take_locks(workspace, None)
