@@ -159,3 +159,21 @@ def test_dora_is_refused_never_trained_as_plain_lora(base: LoadedBase, member: M
     (result,) = train_stack(base, [dora])
     assert result.status == "failed"
     assert "use_dora" in str(result.error)
+
+
+def test_the_gradient_of_a_whole_step_is_clipped_as_torch_clips_it(base: LoadedBase, member: Make) -> None:
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    norms: list[float] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        (flat,) = optimizer.param_groups[0]["params"]
+        norms.append(float(torch.linalg.vector_norm(flat.grad)))
+
+    clipped = member("t", max_grad_norm=0.5, global_batch_size=6, micro_batch_size=2)
+    handle = register_optimizer_step_pre_hook(look)
+    train_stack(base, [clipped])
+    handle.remove()
+    seen = [line["grad_norm"] for line in metrics_of(clipped)]
+    assert max(seen) > 0.5
+    assert norms == pytest.approx([min(norm, 0.5) for norm in seen], rel=1e-4)
