@@ -15,7 +15,10 @@ from pathlib import Path
 
 import psutil
 
+from agent.budget.account import read_account
+from tools.clock import utc_now
 from tools.files import read_jsonl
+from tools.journal import Journal
 from tools.lineage import LineageStore
 from tools.workspace import Workspace
 
@@ -43,6 +46,10 @@ class Ending:
     files: tuple[str, ...]
     recipe: str
     experiments: tuple[int, ...]
+    debited: tuple[str, ...]
+    """Trials that the run's budget was charged with."""
+    undecided_debits: int
+    """Reservations that nobody settled."""
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -70,6 +77,7 @@ def read_ending(workspace: Workspace) -> Ending:
         table.write_text(git(root, "show", f"{BRANCH}:lineage/results.tsv") + "\n", encoding="utf-8")
         rows = LineageStore(folder, lower_is_better=False).all_trials()
     experiments = read_jsonl(workspace.state_dir / "experiments.jsonl").rows
+    account = read_account(Journal(workspace.journal_file, clock=utc_now).events())
     return Ending(
         trials=tuple((row.exp_id, row.status.value, row.core_metric) for row in rows),
         subjects=tuple(subjects),
@@ -78,6 +86,8 @@ def read_ending(workspace: Workspace) -> Ending:
         files=tuple(sorted(re.sub(r"\d{4}-\d\d-\d\d-", "", name) for name in files)),
         recipe=git(root, "show", f"{BRANCH}:recipe.yaml"),
         experiments=tuple(row["iteration"] for row in experiments),
+        debited=tuple(sorted(account.spent.trials)),
+        undecided_debits=len(account.open),
     )
 
 
@@ -94,6 +104,9 @@ def compare(expected: Ending, got: Ending) -> list[str]:
     faults += _compare_names("commit of", expected.iterations, got.iterations)
     faults += _compare_names("file", expected.files, got.files)
     faults += _compare_names("experiment", map(str, expected.experiments), map(str, got.experiments))
+    faults += _compare_names("debit of", expected.debited, got.debited)
+    if got.undecided_debits:
+        faults.append(f"{got.undecided_debits} reservation(s) of the budget were never settled")
     results = {name: (status, score) for name, status, score in expected.trials}
     faults += [
         f"trial {name} came out as {(status, score)}, left alone as {results[name]}"

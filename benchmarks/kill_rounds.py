@@ -17,6 +17,7 @@ import argparse
 import collections
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -49,16 +50,18 @@ from tools.workspace import Workspace  # noqa: E402
 
 PATCHES = (
     {
-        "learning_rate": 0.005,
+        "learning_rate": 0.01,
         "lora_rank": 16,
         "lora_alpha": 32,
         "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "epochs": 6,
+        "epochs": 4,
     },
     {"learning_rate": 2e-4},
     {"lora_alpha": 8},
     {"weight_decay": 0.1},
 )
+# As short as the gate can be and still pass: a step that is cut short has as many places to die in.
+_SMOKE = {"rows": 4, "steps": 25, "learning_rate": 0.02}
 _MOST_STARTS = 60
 
 
@@ -79,13 +82,15 @@ class Round:
     starts: int = 0
     refusals: list[str] = field(default_factory=list)
     wall_s: float = 0.0
+    cpu_s: float = 0.0
+    """Of the processes that were not orphaned by a kill."""
     faults: list[str] = field(default_factory=list)
 
 
 def prepare(root: Path, base: Path, *, seeds: Sequence[int]) -> Workspace:
     """Write the workspace of a round; checkpoints are frequent, so that a kill finds half-done runs."""
     root.mkdir(parents=True)
-    workspace = make_workspace(root, base, seeds=list(seeds))
+    workspace = make_workspace(root, base, seeds=list(seeds), smoke=_SMOKE)
     recipe = TrainRecipe.from_yaml(workspace.recipe_file).replace(save_interval=3)
     recipe.to_yaml(workspace.recipe_file)
     git(root, "commit", "-q", "-m", "Save often", "--", "recipe.yaml")
@@ -176,7 +181,7 @@ def run_round(
 
     A moment is a place in a random step, so that short steps get their share, or a random time.
     """
-    found, began = Round(), time.monotonic()
+    found, began, cpu_before = Round(), time.monotonic(), _children_cpu_s()
     span_s = sum(moment.wall_s for moment in moments)
     aims = sorted(luck.sample(range(len(moments)), k=min(kills, len(moments))))
     while not is_over(workspace) and found.starts < _MOST_STARTS:
@@ -204,8 +209,13 @@ def run_round(
             if len(found.refusals) > kills + 2:
                 break
             time.sleep(1.0)
-    found.wall_s = time.monotonic() - began
+    found.wall_s, found.cpu_s = time.monotonic() - began, _children_cpu_s() - cpu_before
     return found
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -232,7 +242,8 @@ def _run(asked: argparse.Namespace, folder: Path) -> int:
     alone = run_round(reference, wanted=asked.iterations, kills=0, luck=luck)
     expected = read_ending(reference)
     print(
-        f"left alone: {len(expected.trials)} trials, {len(expected.iterations)} commits, {alone.wall_s:.0f} s"
+        f"left alone: {len(expected.trials)} trials, {len(expected.iterations)} commits, "
+        f"{alone.wall_s:.0f} s ({alone.cpu_s:.0f} s of CPU)"
         + "".join(f"\n  {text}" for text in alone.refusals)
     )
     if alone.refusals or len(expected.iterations) != asked.iterations:
@@ -240,7 +251,7 @@ def _run(asked: argparse.Namespace, folder: Path) -> int:
         return 1
     moments = read_moments(reference)
     places: collections.Counter[str] = collections.Counter()
-    broken = 0
+    broken, took = 0, [0.0, 0.0]
     for number in range(1, asked.rounds + 1):
         workspace = prepare(folder / f"round-{number}", base, seeds=asked.training_seeds)
         before = user_state(workspace.root)
@@ -248,10 +259,12 @@ def _run(asked: argparse.Namespace, folder: Path) -> int:
         found.faults += check_ground(workspace, before) + compare(expected, read_ending(workspace))
         places.update(found.killed_in)
         broken += bool(found.faults)
+        took = [took[0] + found.wall_s, took[1] + found.cpu_s]
         _print_round(number, found)
         if asked.keep is None:
             shutil.rmtree(workspace.root, ignore_errors=True)
     print(f"{sum(places.values())} kills: " + ", ".join(f"{place} {n}" for place, n in places.most_common()))
+    print(f"a round took {took[0] / asked.rounds:.0f} s, {took[1] / asked.rounds:.0f} s of CPU on average")
     print(f"{broken} of {asked.rounds} rounds lost, doubled or left something")
     return 1 if broken else 0
 
@@ -260,7 +273,8 @@ def _print_round(number: int, found: Round) -> None:
     state = "nothing lost, nothing doubled" if not found.faults else f"{len(found.faults)} FAULT(S)"
     where = ", ".join(found.killed_in) or "nowhere"
     print(
-        f"round {number}: {state}; {found.starts} starts, {found.wall_s:.0f} s, killed in: {where}",
+        f"round {number}: {state}; {found.starts} starts, {found.wall_s:.0f} s ({found.cpu_s:.0f} s of CPU), "
+        f"killed in: {where}",
         flush=True,
     )
     for text in found.refusals:

@@ -22,6 +22,8 @@ ALONE = Ending(
     files=("lineage/results.tsv", "recipe.yaml"),
     recipe="lora_rank: 8",
     experiments=(1,),
+    debited=("i0001-c1-s17", "i0001-c2-s17"),
+    undecided_debits=0,
 )
 
 
@@ -41,6 +43,8 @@ ALONE = Ending(
         ({"experiments": (1, 1)}, "experiment 1 is there 2 times"),
         ({"subjects": ("i0001: keep the incumbent",)}, "the commits say"),
         ({"recipe": "lora_rank: 16"}, "another recipe.yaml"),
+        ({"debited": ALONE.debited[:1]}, "debit of i0001-c2-s17 was lost"),
+        ({"undecided_debits": 1}, "1 reservation(s) of the budget were never settled"),
     ],
 )
 def test_whatever_is_lost_doubled_or_changed_is_said(change: dict[str, object], fault: str) -> None:
