@@ -47,7 +47,7 @@ def train(
     workspace = Workspace.find(where)
     recipe = TrainRecipe.from_yaml(recipe_file) if recipe_file else workspace.load_recipe()
     if detach:
-        _report_job(
+        report_job(
             start_training(workspace, recipe_file=recipe_file, smoke=smoke, check_data=check_data, key=key),
             as_json,
         )
@@ -82,7 +82,7 @@ def poll(
     jobs_dir = Workspace.find(where).jobs_dir
     if target:
         job = wait_job(jobs_dir, target, timeout_s=wait_s) if wait_s else read_job(jobs_dir, target)
-        _report_job(job, as_json, log_lines=log_lines)
+        report_job(job, as_json, log_lines=log_lines)
         return
     jobs = list_jobs(jobs_dir)
     if as_json:
@@ -98,7 +98,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """End a job and all of its processes; what it saved stays."""
-    _report_job(cancel_job(Workspace.find(where).jobs_dir, job_id), as_json)
+    report_job(cancel_job(Workspace.find(where).jobs_dir, job_id), as_json)
 
 
 def evaluate(
@@ -246,7 +246,8 @@ def _report_run(progress: RunProgress, as_json: bool) -> None:
     CONSOLE.print(table(str(progress.run_dir), ("what", "now"), rows))
 
 
-def _report_job(job: JobRecord, as_json: bool, *, log_lines: int = 0) -> None:
+def report_job(job: JobRecord, as_json: bool, *, log_lines: int = 0) -> None:
+    """Print what is known of a job."""
     if as_json:
         print_json(_job_facts(job))
         return
@@ -275,4 +276,4 @@ def _job_facts(job: JobRecord) -> dict[str, Any]:
     }
 
 
-__all__ = ["register"]
+__all__ = ["register", "report_job"]
