@@ -1,7 +1,7 @@
 """Train two members with plenty of memory, then again under a limit that a whole pass does not fit.
 
-Run as `python memory_driver.py FOLDER`; prints how the second training's members ended and exits
-with 0 where their adapters are those of the first, within rounding.
+Run as `python memory_driver.py FOLDER cpu|cuda`; prints how the second training's members ended
+and exits with 0 where their adapters are those of the first, within rounding.
 """
 
 from __future__ import annotations
@@ -51,22 +51,31 @@ def train(base: LoadedBase, folder: Path, run: str) -> list[dict[str, torch.Tens
     return [adapter_tensors(str(result.adapter_dir)) for result in results]
 
 
-def main(folder: Path) -> int:
+def limit_memory(device: torch.device, needed: int) -> None:
+    """Leave half of what a training needs."""
+    give_back_memory()
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+        torch.cuda.set_per_process_memory_fraction((held + needed // 2) / total, device)
+        return
+    limit = used_bytes("VmSize") + needed // 2
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main(folder: Path, device: torch.device) -> int:
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     write_rows(folder / "train.jsonl", 32)
     # Wide inside, so that what a pass leaves behind is far more than anything else.
-    model = tiny_model(hidden_size=128, intermediate_size=2048, num_hidden_layers=4)
+    model = tiny_model(hidden_size=128, intermediate_size=2048, num_hidden_layers=4).to(device)
     base = wrap_base(model, tiny_tokenizer(), name="tiny")
     train(base, folder, "warm")
     give_back_memory()
     reset_peak_memory()
-    before = used_bytes("VmRSS")
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else used_bytes("VmRSS")
     plenty = train(base, folder, "plenty")
-    needed = peak_memory_bytes(base.device) - before
-    give_back_memory()
-    limit = used_bytes("VmSize") + needed // 2
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory(device, peak_memory_bytes(device) - before)
     tight = train(base, folder, "tight")
     for mine, twin in zip(tight, plenty, strict=True):
         for key, tensor in mine.items():
@@ -77,4 +86,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), torch.device(sys.argv[2])))

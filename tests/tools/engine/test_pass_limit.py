@@ -173,13 +173,14 @@ def test_what_says_that_memory_is_out_is_known(err: Exception) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
-def test_a_process_with_little_memory_trains_the_same_as_one_with_plenty(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_process_with_little_memory_trains_the_same_as_one_with_plenty(tmp_path: Path, device: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     # Every large block straight from the system and back to it, so that the limit is felt.
     environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     driver = Path(__file__).with_name("memory_driver.py")
     done = subprocess.run(
-        [sys.executable, str(driver), str(tmp_path)], env=environment, capture_output=True, text=True
+        [sys.executable, str(driver), str(tmp_path), device], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "ran out of memory" in done.stderr
