@@ -7,16 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tools.hardware.fit import Fit, check_fit, estimate
+    from tools.hardware.footprint import Answering
     from tools.hardware.machine import Hardware, detect
     from tools.hardware.shape import ModelShape, read_shape
+    from tools.hardware.stack import StackChoice, choose_stack
 
-__all__ = ["Fit", "Hardware", "ModelShape", "check_fit", "detect", "estimate", "read_shape"]
+__all__ = [
+    "Answering",
+    "Fit",
+    "Hardware",
+    "ModelShape",
+    "StackChoice",
+    "check_fit",
+    "choose_stack",
+    "detect",
+    "estimate",
+    "read_shape",
+]
 
 _HOMES = {
+    "Answering": "footprint",
     "Fit": "fit",
     "Hardware": "machine",
     "ModelShape": "shape",
+    "StackChoice": "stack",
     "check_fit": "fit",
+    "choose_stack": "stack",
     "detect": "machine",
     "estimate": "fit",
     "read_shape": "shape",

@@ -18,6 +18,7 @@ _GGUF_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11:
 _GGUF_INTEGERS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 _GGUF_STRING: Final = 8
 _GGUF_ARRAY: Final = 9
+_QK_NORMED: Final = ("qwen3", "olmo2")
 # A real header names some dozens of keys; a hostile one could name 2**64.
 _MOST_KEYS: Final = 4096
 _LONGEST_KEY: Final = 4096
@@ -38,6 +39,8 @@ class ModelShape:
     tied: bool
     """The vocabulary projection is the embedding."""
     n_experts: int = 1
+    has_qk_norm: bool = False
+    """Queries and keys are normalised before they meet."""
 
     @property
     def kv_width(self) -> int:
@@ -120,6 +123,7 @@ def shape_of_config(config: Mapping[str, Any], source: str | Path = "the config"
         vocab=_size(merged, source, "vocab_size"),
         tied=bool(merged.get("tie_word_embeddings", False)),
         n_experts=_size(merged, source, "num_local_experts", "num_experts", "n_routed_experts", default=1),
+        has_qk_norm=str(merged.get("model_type", "")).startswith(_QK_NORMED),
     )
 
 
@@ -146,6 +150,7 @@ def _from_gguf(path: Path) -> ModelShape:
         vocab=size("vocab_size", tokens.length if isinstance(tokens, _Array) else None),
         tied="output.weight" not in header["tensors"],
         n_experts=size("expert_count", 1),
+        has_qk_norm=str(arch).startswith(_QK_NORMED),
     )
 
 
