@@ -151,7 +151,7 @@ def open_bench(
         )
         notify(Event("start", branch_name(task), "note", text=text))
     journal = Journal(workspace.journal_file, clock=clock)
-    ledger = Ledger(journal, caps, gpus=int(detect().kind != "cpu"), clock=clock)
+    ledger = Ledger(journal, caps, count_gpus=lambda: int(detect().kind != "cpu"), clock=clock)
     return Bench(
         workspace=workspace,
         task=task,

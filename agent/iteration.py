@@ -80,7 +80,9 @@ class Bench:
 
         Raises:
             BudgetError: the worst case does not fit; nothing was debited.
+            GpuLostError: the GPU that the run had is gone.
         """
+        self.ledger.check_gpus()
         try:
             with self.ledger.spending(step, iteration_id, worst):
                 yield

@@ -50,6 +50,10 @@ def _measured_before(bench: Bench, recipe: TrainRecipe) -> Incumbent | None:
     for event in reversed(bench.journal.events()):
         if event.step != "start" or event.event != "done":
             continue
+        ended = bench.journal.last("iteration_end", event.key)
+        if ended is None or "abandoned" not in ended.data:
+            # What an iteration has committed counts as long as the branch holds it, and no longer.
+            return None
         try:
             found = Incumbent.model_validate(event.data.get("result"))
         except ValidationError:

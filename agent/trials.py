@@ -222,6 +222,9 @@ class TrialRunner:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{label}-{kind}-{short_digest(spec)}")
         spec["result_path"] = str(folder / f"{name}.result.json")
         places = {"spec_path": folder / f"{name}.json", "log_path": folder / f"{name}.log"}
+        if places["log_path"].exists():
+            # The words of a worker that died before must not be taken for this one's.
+            places["log_path"].replace(folder / f"{name}.log.old")
         return run_metered(self.meter, partial(self.run_worker, spec, **places))
 
     def _with_scores(self, trial: TrialRecord, result: Mapping[str, Any]) -> TrialRecord:

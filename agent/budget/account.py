@@ -35,16 +35,12 @@ class Account:
     """What one run has spent. A run is a flywheel with all the times that it went on."""
 
     run_id: str | None
-    settled: list[tuple[str, Amounts]] = field(default_factory=list)
-    """Iteration and amounts."""
+    spent: Amounts = field(default_factory=Amounts)
+    """What is settled."""
+    by_iteration: dict[str, Amounts] = field(default_factory=dict)
     open: dict[int, Reservation] = field(default_factory=dict)
     gpus: int = 0
     """Most GPUs that a worker of the run has held."""
-
-    @property
-    def spent(self) -> Amounts:
-        """What is settled."""
-        return reduce(Amounts.__add__, (amounts for _, amounts in self.settled), Amounts())
 
     @property
     def committed(self) -> Amounts:
@@ -53,8 +49,7 @@ class Account:
 
     def spent_in(self, iteration_id: str) -> Amounts:
         """Return what is settled for one iteration."""
-        mine = (amounts for key, amounts in self.settled if key == iteration_id)
-        return reduce(Amounts.__add__, mine, Amounts())
+        return self.by_iteration.get(iteration_id, Amounts())
 
     def take(self, event: JournalEvent) -> None:
         """Take in the next event of the journal, unless it speaks of another run."""
@@ -70,7 +65,7 @@ class Account:
         self.open[event.seq] = Reservation(event.seq, event.step or "", event.key, event.at, worst)
         before = event.data.get("before_s")
         if isinstance(before, int | float) and before > 0:
-            self.settled.append((event.key, Amounts(wall_s=before)))
+            self._add(event.key, Amounts(wall_s=before))
 
     def _settle(self, event: JournalEvent) -> None:
         number, gpus = event.data.get("reservation"), event.data.get("gpus")
@@ -78,7 +73,11 @@ class Account:
             self.open.pop(number, None)
         if isinstance(gpus, int):
             self.gpus = max(self.gpus, gpus)
-        self.settled.append((event.key, _amounts(event.data.get("spent"))))
+        self._add(event.key, _amounts(event.data.get("spent")))
+
+    def _add(self, iteration_id: str, amounts: Amounts) -> None:
+        self.spent += amounts
+        self.by_iteration[iteration_id] = self.spent_in(iteration_id) + amounts
 
 
 def read_account(events: Iterable[JournalEvent]) -> Account:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from agent.budget.account import RESERVED, SETTLED, Account, Reservation
 from agent.budget.amounts import Amounts, RequestMeter
@@ -20,6 +20,11 @@ from tools.task import BudgetCaps
 
 __all__ = ["Ledger"]
 
+_GPU_GONE: Final = (
+    "{who} found {found} GPU(s), where earlier workers of this run held {seen}; look at `nvidia-smi` and the "
+    "driver, then run the same command again: it goes on from here"
+)
+
 
 class Ledger:
     """Spends the budget of one run. Hold the workspace's lock.
@@ -27,7 +32,7 @@ class Ledger:
     Args:
         journal: Where every debit stands before anything is spent.
         caps: What the run may spend.
-        gpus: GPUs that a worker on this machine is expected to hold, until one says it.
+        count_gpus: Looks how many GPUs a worker on this machine may hold.
         clock: The journal's.
         monotonic: Seconds that only grow.
     """
@@ -37,12 +42,14 @@ class Ledger:
         journal: Journal,
         caps: BudgetCaps,
         *,
-        gpus: int,
+        count_gpus: Callable[[], int],
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.caps = caps
-        self.gpus = gpus
+        self.gpus = count_gpus()
+        """That a worker is expected to hold, until one says it."""
+        self._count_gpus = count_gpus
         self._journal = journal
         self._clock = clock
         self._monotonic = monotonic
@@ -145,6 +152,16 @@ class Ledger:
         """Return the meter of a step's requests to a language model."""
         return _StepRequests(self, step, iteration_id)
 
+    def check_gpus(self) -> None:
+        """Look for the GPUs that the run had before: without them a worker would go on, on the CPU.
+
+        Raises:
+            GpuLostError: there are fewer.
+        """
+        seen = self.account.gpus
+        if seen and (found := self._count_gpus()) < seen:
+            raise GpuLostError(_GPU_GONE.format(who="this machine", found=found, seen=seen))
+
     def limit_s(self) -> float | None:
         """Return the seconds after which a worker that starts now would pass a cap; None without one."""
         spent, limits = self.account.spent, []
@@ -167,10 +184,7 @@ class Ledger:
         if gpus is None:
             return
         if gpus < seen:
-            raise GpuLostError(
-                f"a worker found {gpus} GPU(s), where earlier ones of this run held {seen}; look at "
-                "`nvidia-smi` and the driver, then run the same command again: it goes on from here"
-            )
+            raise GpuLostError(_GPU_GONE.format(who="a worker", found=gpus, seen=seen))
         self.gpus, self._step_gpus = gpus, gpus
 
     def _committed(self) -> Amounts:

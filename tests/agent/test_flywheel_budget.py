@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.git_project import isolate_git
 from tools.clock import utc_now
 from tools.decisions import load_entries
 from tools.errors import BudgetError
+from tools.hardware import detect
 from tools.journal import Journal
 from tools.lineage import FailureLabel, LineageStore
 from tools.workspace import Workspace
@@ -37,6 +39,9 @@ TRAIN_S, EVAL_S, WORKER_S = 10.0, 5.0, 20.0
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     isolate_git(monkeypatch)
+    # The workers here say that they held a GPU, and so the machine must have one.
+    real = detect()
+    monkeypatch.setattr("agent.flywheel.detect", lambda: replace(real, kind="cuda"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

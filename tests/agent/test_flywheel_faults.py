@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.agent.bench import make_workspace, run_here, write_base, write_plan
 from tests.git_project import isolate_git
 from tools.clock import utc_now
 from tools.errors import DiskFullError, GpuLostError, TrainError
+from tools.hardware import detect
 from tools.journal import Journal
 from tools.lineage import FailureLabel, LineageStore
 from tools.workspace import Workspace
@@ -142,14 +144,21 @@ def test_a_vanished_gpu_stops_the_loop_at_once_and_mended_it_goes_on(base: Path,
     assert [trial.scored for trial in turn(workspace, tmp_path).records[0].own_trials] == [True] * 3
 
 
-def test_a_worker_that_falls_back_to_the_cpu_is_a_vanished_gpu(base: Path, tmp_path: Path) -> None:
-    workspace = prepare(tmp_path, base)
+def test_a_worker_that_falls_back_to_the_cpu_is_a_vanished_gpu(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, real = prepare(tmp_path, base), detect()
+    monkeypatch.setattr("agent.flywheel.detect", lambda: replace(real, kind="cuda"))
 
     def falls_back(spec: Mapping[str, Any], **paths: Any) -> Mapping[str, Any]:
         gpus = 0 if "look1" in str(paths["spec_path"]) else 1
         return {**run_here(spec, **paths), "usage": {"wall_s": 1.0, "gpus": gpus}}
 
-    with pytest.raises(GpuLostError, match="found 0 GPU"):
+    with pytest.raises(GpuLostError, match="a worker found 0 GPU"):
+        turn(workspace, tmp_path, run_worker=falls_back)
+    # Nor is a step begun while it is gone.
+    monkeypatch.setattr("agent.flywheel.detect", lambda: replace(real, kind="cpu"))
+    with pytest.raises(GpuLostError, match="this machine found 0 GPU"):
         turn(workspace, tmp_path, run_worker=falls_back)
 
 

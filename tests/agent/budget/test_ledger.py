@@ -46,7 +46,7 @@ def ledger_on(journal: Journal, times: Times, run: str = "r0001", gpus: int = 0,
     made = Ledger(
         Journal(journal.path, clock=times.stamp),
         BudgetCaps.model_validate(caps),
-        gpus=gpus,
+        count_gpus=lambda: gpus,
         clock=times.stamp,
         monotonic=times.monotonic,
     )
@@ -201,6 +201,10 @@ def test_a_worker_that_finds_fewer_gpus_than_before_stops_the_run(journal: Journ
     resumed = ledger_on(journal, times, gpus=0)
     with pytest.raises(GpuLostError, match="nvidia-smi"), resumed.spending("train", "i0002", Amounts()):
         resumed.note_worker(10.0, 0)
+    # Asked before a step, for a worker without a GPU would go on for hours on the CPU.
+    with pytest.raises(GpuLostError, match="this machine found 0"):
+        resumed.check_gpus()
+    ledger_on(journal, times, gpus=1).check_gpus()
 
 
 def test_words_for_what_is_left_and_spent() -> None:

@@ -48,7 +48,7 @@ def make_ledger(tmp_path: Path) -> Callable[..., Ledger]:
     def make(**caps: float) -> Ledger:
         journal = Journal(tmp_path / "journal.jsonl", clock=clock)
         journal.begin_run("r0001")
-        ledger = Ledger(journal, BudgetCaps.model_validate(caps), gpus=0, clock=clock)
+        ledger = Ledger(journal, BudgetCaps.model_validate(caps), count_gpus=lambda: 0, clock=clock)
         ledger.enter("r0001")
         return ledger
 
