@@ -51,6 +51,8 @@ def look_at_job(workspace: Workspace, job: JobRecord) -> JobState:
         return JobState(phase=f"its progress cannot be read: {err}")
     if job.kind == "merge":
         return _merge(workspace, load_result(job))
+    if job.kind == "refresh":
+        return _refresh(load_result(job))
     return JobState()
 
 
@@ -120,6 +122,13 @@ def _flywheel(workspace: Workspace, job: JobRecord) -> JobState:
         return JobState(phase=f"{event['key']}: {event['step'] or event['event']} ({event['event']})")
     except (ValueError, KeyError, TypeError, OSError):
         return JobState()
+
+
+def _refresh(result: Mapping[str, Any] | None) -> JobState:
+    if result is None:
+        return JobState()
+    lines = [f"{one['slug']}: {one['state']}: {one['why']}" for one in result.get("measured", ())]
+    return JobState(result="\n".join(lines) or "nothing is stale")
 
 
 def _as_text(facts: Mapping[str, Any] | None) -> str | None:

@@ -60,6 +60,22 @@ def start_flywheel(
     return start_agent_job(workspace, "flywheel", options, key=key)
 
 
+def start_rerun(
+    workspace: Workspace,
+    *,
+    entries: Sequence[str] = (),
+    freshness_days: int | None = None,
+    caps: Mapping[str, float | None] | None = None,
+    key: str | None = None,
+) -> JobRecord:
+    """Measure stale decisions again, or those named; caps are the command's own, without `--budget-`."""
+    options = ["--rerun", *(part for entry in entries for part in ("--entry", entry))]
+    options += [] if freshness_days is None else ["--freshness-days", str(freshness_days)]
+    for name, cap in (caps or {}).items():
+        options += [] if cap is None else [f"--budget-{name}", str(cap)]
+    return start_agent_job(workspace, "refresh", options, key=key)
+
+
 def start_evaluation(
     workspace: Workspace, *, split: Split, adapter: Path | None, key: str | None = None
 ) -> JobRecord:

@@ -38,6 +38,7 @@ _TRIALS: Final = TypeAdapter(tuple[TrialRecord, ...])
 _TRIAL_STEPS: Final = ("train", "evaluate", "train.look2", "evaluate.look2")
 _SHOWN_DECISIONS: Final = 5
 _WAITING_S: Final = 60.0
+_WATCHED_JOBS: Final = ("flywheel", "refresh")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class FlywheelView:
     holder: str | None
     """Who holds the workspace."""
     job: str | None
-    """The newest detached flywheel and its status."""
+    """The newest detached flywheel or re-run and its status."""
     iteration: str | None
     accuracy: float | None
     """The incumbent's selection score."""
@@ -151,7 +152,7 @@ class Watcher:
 
     def _newest_job(self) -> JobRecord | None:
         try:
-            jobs = [job for job in list_jobs(self._workspace.jobs_dir) if job.kind == "flywheel"]
+            jobs = [job for job in list_jobs(self._workspace.jobs_dir) if job.kind in _WATCHED_JOBS]
         except (JobError, OSError):
             return None
         return max(jobs, key=lambda job: job.id, default=None)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.cli.options import AsJson, Where
 from agent.cli.output import CONSOLE, ERROR_CONSOLE, duration, percent, points, print_json, table
+from agent.cli.run_commands import report_job
+from agent.launch import save_result, start_rerun
 from agent.score_sets import newest
 from tools.errors import TaskError
 from tools.workspace import Workspace
 
 if TYPE_CHECKING:
     from tools.freshness import StalenessReport
+    from tools.task import BudgetCaps
 
 
 def register(app: typer.Typer) -> None:
@@ -98,6 +101,7 @@ def refresh(
         list[str] | None, typer.Option(help="With --rerun: this entry alone, fresh or stale; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --rerun: say what would run.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="With --rerun: return a job id.")] = False,
     budget_hours: Annotated[float | None, typer.Option(min=0.001, help="With --rerun: wall clock.")] = None,
     budget_gpu_hours: Annotated[float | None, typer.Option(min=0.001, help="With --rerun: GPU time.")] = None,
     budget_trials: Annotated[int | None, typer.Option(min=1, help="With --rerun: trainings.")] = None,
@@ -107,11 +111,16 @@ def refresh(
     from agent.corpus import corpus_reports
 
     workspace = Workspace.find(where) if rerun else _find(where)
-    if not rerun and (entry or dry_run or budget_hours or budget_gpu_hours or budget_trials):
-        raise typer.BadParameter("--entry, --dry-run and --budget-* go with --rerun")
+    caps = {"hours": budget_hours, "gpu-hours": budget_gpu_hours, "trials": budget_trials}
+    if not rerun and (entry or dry_run or detach or any(caps.values())):
+        raise typer.BadParameter("--entry, --dry-run, --detach and --budget-* go with --rerun")
+    if detach and workspace is not None and not dry_run:
+        report_job(
+            start_rerun(workspace, entries=entry or (), freshness_days=freshness_days, caps=caps), as_json
+        )
+        return
     reports = corpus_reports(workspace, freshness_days)
     if rerun and workspace is not None:
-        caps = {"wall_s": _seconds(budget_hours), "gpu_hours": budget_gpu_hours, "trials": budget_trials}
         _rerun(workspace, reports, entry or [], caps, freshness_days, dry_run=dry_run, as_json=as_json)
         return
     if as_json:
@@ -141,7 +150,7 @@ def _rerun(
     workspace: Workspace,
     reports: Sequence[StalenessReport],
     named: Sequence[str],
-    caps: Mapping[str, Any],
+    caps: Mapping[str, float | None],
     freshness_days: int,
     *,
     dry_run: bool,
@@ -153,7 +162,6 @@ def _rerun(
     from agent.flywheel import branch_name
     from agent.rerun.listing import list_prospects
     from agent.rerun.session import measure_again
-    from tools.task import BudgetCaps
 
     prospects = list_prospects(
         workspace, reports, named=named, is_stale=entry_is_stale(workspace, freshness_days)
@@ -167,10 +175,11 @@ def _rerun(
     view = LiveView(ERROR_CONSOLE if as_json else CONSOLE)
     try:
         measured = measure_again(
-            workspace, prospects, caps=BudgetCaps(**caps), run_worker=view, notify=view.notify
+            workspace, prospects, caps=_as_caps(caps), run_worker=view, notify=view.notify
         )
     finally:
         view.close()
+    save_result({"measured": [{"slug": one.slug, "state": one.state, "why": one.why} for one in measured]})
     if as_json:
         print_json(list(measured))
     else:
@@ -192,5 +201,14 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _seconds(hours: float | None) -> float | None:
-    return None if hours is None else 3600 * hours
+def _as_caps(caps: Mapping[str, float | None]) -> BudgetCaps:
+    from tools.task import BudgetCaps
+
+    hours = caps["hours"]
+    return BudgetCaps.model_validate(
+        {
+            "wall_s": None if hours is None else 3600 * hours,
+            "gpu_hours": caps["gpu-hours"],
+            "trials": caps["trials"],
+        }
+    )

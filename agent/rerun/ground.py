@@ -50,7 +50,9 @@ def move_to_base(pair: Pair, base_model: str) -> tuple[TrainRecipe, TrainRecipe]
 
 
 def _check_rows(workspace: Workspace, task: Task, recipe: TrainRecipe) -> None:
-    if Path(recipe.dataset_jsonl) == Path(task.data.train):
+    # The rows of the workspace's own recipe are in the digest of the data, as the splits are.
+    held = (task.data.train, workspace.load_recipe().dataset_jsonl)
+    if Path(recipe.dataset_jsonl) in map(Path, held):
         return
     if not is_own_file(recipe.dataset_jsonl):
         raise RerunError(f"it trained on {recipe.dataset_jsonl}, whose digest it does not record")

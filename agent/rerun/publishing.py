@@ -64,7 +64,7 @@ def publish_rerun(
         body=record.decision,
         trailers={
             ITERATION_TRAILER: record.iteration_id,
-            "Trial": ", ".join(trial.trial_id for trial in record.trials) or "none",
+            "Trial": ", ".join(trial.trial_id for trial in record.trials),
             DECISION_TRAILER: path.stem,
             "Measures-Again": pair.entry.slug,
             "Recipe-Digest": kept.train_recipe.digest,

@@ -16,7 +16,7 @@ from agent.rerun.ground import move_to_base
 from agent.rerun.outcome import Outcome, judge, tell
 from agent.rerun.pair import Pair
 from agent.rerun.publishing import publish_rerun
-from tools.errors import BakehouseError
+from tools.errors import BakehouseError, RerunError
 from tools.patch import diff_recipes
 
 __all__ = ["RERUN_PLANNER", "RerunRecord", "run_pair"]
@@ -45,16 +45,18 @@ def run_pair(bench: Bench, rerun_id: str, pair: Pair) -> RerunRecord:
 
     Every step's result is in the journal before the next begins, so that after a crash the same
     call finishes what is missing and repeats nothing.
+
+    Raises:
+        RerunError: one of the recipes cannot be trained here; nothing was measured or committed.
+        BudgetError: a cap leaves no room for the next step.
     """
     started_at = str(bench.step("begin", rerun_id, bench.clock))
     sides = _validate(bench, rerun_id, pair)
     sides = iteration.smoke_candidates(bench, rerun_id, sides)
-    failure = "; ".join(f"{side.candidate_id}: {side.rejected}" for side in sides if side.rejected)
-    trials: tuple[TrialRecord, ...] = ()
-    if not failure:
-        trials = iteration.train_trials(bench, rerun_id, _plan_trials(bench, rerun_id, pair, sides))
-        trials = iteration.evaluate_trials(bench, rerun_id, trials)
-        failure = "; ".join(f"{trial.trial_id}: {trial.error}" for trial in trials if not trial.scored)
+    _check_sides(sides)
+    trials = iteration.train_trials(bench, rerun_id, _plan_trials(bench, rerun_id, pair, sides))
+    trials = iteration.evaluate_trials(bench, rerun_id, trials)
+    failure = "; ".join(f"{trial.trial_id}: {trial.error}" for trial in trials if not trial.scored)
     ruling = None if failure else _rule(bench, rerun_id, trials)
     record = _decide(bench, rerun_id, pair, sides[1], trials, ruling, failure, started_at)
     outcome = judge(pair, ruling)
@@ -97,6 +99,12 @@ def _validate(bench: Bench, rerun_id: str, pair: Pair) -> tuple[CandidateRecord,
         return _CANDIDATES.dump_python(tuple(checked), mode="json")
 
     return _CANDIDATES.validate_python(bench.step("validate", rerun_id, run))
+
+
+def _check_sides(sides: Sequence[CandidateRecord]) -> None:
+    refused = [f"{side.candidate_id}: {side.rejected}" for side in sides if side.rejected]
+    if refused:
+        raise RerunError(f"it cannot be trained here: {'; '.join(refused)}")
 
 
 def _checked(bench: Bench, side: CandidateRecord) -> CandidateRecord:

@@ -90,7 +90,7 @@ class _Nobody:
 class _Session:
     def __init__(self, bench: Bench, caps: BudgetCaps) -> None:
         journal = open_log(bench.workspace, clock=bench.clock)
-        ledger = Ledger(journal, caps, gpus=bench.ledger.gpus, clock=bench.clock)
+        ledger = Ledger(journal, caps, count_gpus=lambda: bench.ledger.gpus, clock=bench.clock)
         runner = replace(bench.runner, meter=ledger, retries=Retries(journal))
         self._bench = replace(bench, journal=journal, ledger=ledger, runner=runner)
         self._journal = journal
@@ -148,6 +148,9 @@ class _Session:
     def _finish(self, rerun_id: str, pair: Pair) -> Measured:
         try:
             done = run_pair(self._bench, rerun_id, pair)
+        except RerunError as err:
+            self._journal.append(RERUN_END, rerun_id, abandoned=str(err))
+            return Measured(pair.entry.slug, "not run", str(err))
         except BudgetError as err:
             # Left open: what it has measured is kept for a session with more to spend.
             self._cut_off = rerun_id

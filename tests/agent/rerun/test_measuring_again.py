@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.corpus import entry_is_stale
+from agent.job_state import look_at_job
 from agent.progress import Event
 from agent.rerun.listing import Prospect, list_prospects
 from agent.rerun.session import Measured, measure_again
@@ -23,8 +24,9 @@ from tests.agent.test_cli import answer, bakehouse
 from tests.agent.test_flywheel import STRONG, WEAK, git, turn
 from tests.git_project import isolate_git
 from tools.decisions import DecideEntry, decide, load_entries
-from tools.errors import DecideError
+from tools.errors import DecideError, TrainError
 from tools.freshness import refresh
+from tools.jobs import wait_job
 from tools.lineage import LineageStore
 from tools.repo import find_repo
 from tools.task import BudgetCaps
@@ -194,6 +196,19 @@ def test_a_re_run_that_cannot_train_says_nothing_about_the_decision(workspace: W
     assert look(workspace, old.slug)[0].pair is not None
 
 
+def test_recipes_that_do_not_train_here_leave_no_trace_on_the_branch(workspace: Workspace) -> None:
+    def gone(spec: Mapping[str, Any], **paths: Any) -> Mapping[str, Any]:
+        raise TrainError("the engine ended with exit code 1: a library is missing")
+
+    (done,) = measure(workspace, run_worker=gone)
+    assert done.state == "not run"
+    assert "a library is missing" in done.why
+    assert git(workspace.root, "rev-list", "--count", "main..bakehouse/colours") == "0"
+    # Nothing was measured, so nothing keeps it from being tried again.
+    assert look(workspace)[0].pair is not None
+    assert measure(workspace)[0].state == "confirmed"
+
+
 @pytest.mark.parametrize("killed_in", ["train", "commit"])
 def test_a_re_run_that_is_killed_is_finished_and_nothing_is_done_twice(
     workspace: Workspace, killed_in: str
@@ -300,10 +315,15 @@ def test_the_command_says_what_it_would_do_then_does_it_and_tells_a_program(work
     assert "no provenance" in shipped["why_not"]
     assert not (workspace.state_dir / "reruns.jsonl").exists()
 
-    done, passed_by = answer(*asked, "--budget-hours", "1", "--budget-trials", "2", cwd=workspace.root)
-    assert (done["slug"], done["state"], done["rerun_id"]) == (slug, "confirmed", "v0001")
-    assert passed_by["state"] == "not run"
-    refused = bakehouse("refresh", "--dry-run", cwd=workspace.root)
+    capped = ("--budget-hours", "1", "--budget-trials", "2")
+    job = answer(*asked, *capped, "--detach", cwd=workspace.root)
+    ended = wait_job(workspace.jobs_dir, job["id"], timeout_s=240)
+    assert ended.status == "succeeded", ended.log_tail(20)
+    told = look_at_job(workspace, ended).result
+    assert told is not None
+    assert f"{slug}: confirmed: Confirm" in told
+    assert load_entries(dirs=[workspace.worktree_dir / "decide-entries"])[0].slug.endswith("v0001")
+    refused = bakehouse("refresh", "--detach", cwd=workspace.root)
     assert refused.returncode == 2
     assert "--rerun" in refused.stderr
 
