@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,6 @@ from mcp_server.replies import Polled, Started
 from mcp_server.workspaces import Confined, inside
 from tools.errors import TaskError
 from tools.files import digest_bytes
-from tools.jobs import cancel_job
 
 if TYPE_CHECKING:
     from tools.recipe import TrainRecipe
@@ -89,9 +87,7 @@ class JobTools:
         It may take half a minute to save: poll until ended is true."""
         place, job = self.jobs.find(job_id)
         # Saving takes a trainer up to half a minute, longer than some clients wait for an answer.
-        ending = threading.Thread(target=cancel_job, args=(place.jobs_dir, job.id), daemon=True)
-        ending.start()
-        ending.join(_CANCEL_WAIT_S)
+        self.jobs.start_cancelling(place, job).join(_CANCEL_WAIT_S)
         return tell(*self.jobs.find(job_id))
 
     def evaluate(

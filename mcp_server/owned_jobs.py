@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 from mcp_server.boundary import LOCAL, principal
@@ -12,11 +14,12 @@ from mcp_server.job_shelf import JobShelf
 from mcp_server.replies import Polled, Started
 from mcp_server.workspaces import Confined
 from tools.errors import JobError
-from tools.jobs import JobRecord
+from tools.jobs import JobRecord, cancel_job
 
 if TYPE_CHECKING:
     from tools.workspace import Workspace
 
+_LOG = logging.getLogger(__name__)
 MAX_RUNNING: Final = 4
 _PREFIX: Final = "mcp"
 _SCHEME: Final = "job://"
@@ -29,6 +32,7 @@ class OwnedJobs:
 
     house: Confined
     shelf: JobShelf = field(default_factory=JobShelf)
+    ending: dict[str, Thread] = field(default_factory=dict)
 
     def start(self, workspace: Workspace, key: str, launch: Callable[[str], JobRecord]) -> Started:
         """Start a job under the client's key, made up where it gave none.
@@ -62,6 +66,16 @@ class OwnedJobs:
                 return workspace, job
         raise JobError(f"no job {job_id[:80]!r}; poll without a job_id lists those there are")
 
+    def start_cancelling(self, workspace: Workspace, job: JobRecord) -> Thread:
+        """Return the thread that ends a job; one at a time, however often it is asked for."""
+        known = self.ending.get(job.id)
+        if known is not None and known.is_alive():
+            return known
+        thread = Thread(target=self._cancel, args=(workspace, job.id), daemon=True)
+        self.ending[job.id] = thread
+        thread.start()
+        return thread
+
     def all(self, name: str = "") -> list[tuple[Workspace, JobRecord]]:
         """Return every job of the caller, the newest first, of one workspace where one is named."""
         places = [self.house.find(name)] if name else self.house.all().values()
@@ -79,6 +93,14 @@ class OwnedJobs:
             raise JobError("there is no job yet; train, evaluate, probe or start_bakeoff makes one")
         lines = [f"{job.id}: {job.status}, {place.root.name}" for place, job in jobs[:_LISTED]]
         return (*jobs[0], lines)
+
+    def _cancel(self, workspace: Workspace, job_id: str) -> None:
+        try:
+            cancel_job(workspace.jobs_dir, job_id)
+        except (JobError, OSError) as err:
+            _LOG.warning("job %s cannot be cancelled: %s", job_id, err)
+        finally:
+            self.ending.pop(job_id, None)
 
 
 def tell(workspace: Workspace, job: JobRecord, jobs: list[str] | None = None) -> Polled:

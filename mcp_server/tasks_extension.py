@@ -5,7 +5,6 @@ Source: SEP-2663 of the Model Context Protocol, revision 2026-07-28.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -26,7 +25,7 @@ from pydantic import Field
 from mcp_server.owned_jobs import OwnedJobs, tell
 from mcp_server.replies import Started, to_result
 from tools.errors import JobError
-from tools.jobs import JobRecord, cancel_job
+from tools.jobs import JobRecord
 
 if TYPE_CHECKING:
     from tools.workspace import Workspace
@@ -95,9 +94,14 @@ class TasksExtension(Extension):
 
     async def _cancel(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
         _check_request(ctx, params)
+        if "cancel" not in self._jobs.house.settings.enabled:
+            raise MCPError(
+                code=INVALID_PARAMS,
+                message="the operator of this server does not let clients cancel; poll the task to its end",
+            )
         place, job = await run_sync(self._find, params.task_id)
         # What is saved takes its time; the client sees the end by tasks/get.
-        threading.Thread(target=cancel_job, args=(place.jobs_dir, job.id), daemon=True).start()
+        self._jobs.start_cancelling(place, job)
         return {"resultType": "complete"}
 
     def _find(self, task_id: str) -> tuple[Workspace, JobRecord]:

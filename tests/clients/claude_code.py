@@ -2,8 +2,10 @@
 
     python -P tests/clients/claude_code.py CLAUDE WORKSPACE SERVER_COMMAND...
 
-The scripted model validates, starts a smoke training, polls it to its end, scores the base and the
-trained adapter, compares them and asks for the decision; each step is taken from the last answer.
+The scripted model validates and starts the training of the recipe. Then Claude Code is killed, and
+its server with it, while the training runs. A second Claude Code finds the job, polls it to its end,
+scores the untrained base and the adapter, compares them and asks for the decision; each step is
+taken from the last answer.
 """
 
 from __future__ import annotations
@@ -11,27 +13,38 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tools.jobs import list_jobs
 from tools.models import cache_root
+from tools.workspace import Workspace
 
 NAME = "bakehouse"
-MAX_POLLS = 60
+MAX_POLLS = 150
+LIMIT_S = 1500.0
+Steps = Iterator[tuple[str, dict[str, Any]]]
 
 
 class Model:
     """What a model would do, as a plain program over the tools' answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Callable[[Model], Steps]) -> None:
         self.answers: list[str] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self._plan = self._steps()
+        self.problems: list[str] = []
+        self.at_rest = threading.Event()
+        """Set while the last call is not answered yet and it is one that takes long."""
+        self._plan = steps(self)
 
     def next_call(self, answers: list[str]) -> tuple[str, dict[str, Any]] | None:
         """Return the next tool call, or None when the work is done.
@@ -48,26 +61,40 @@ class Model:
         self.calls.append(call)
         return call
 
-    def _steps(self) -> Any:
+    def start_training(self) -> Steps:
+        """Validate, train, and look until it is under way."""
         yield "validate_recipe", {}
         assert re.search(r'"ok": ?true', self.answers[-1]), self.answers[-1]
-        yield "train", {"mode": "smoke", "idempotency_key": "claude-code"}
-        trained = self._job_id()
+        yield "train", {"idempotency_key": "claude-code"}
+        job_id = self.job_id()
+        while not re.search(r'"step": ?[1-9]', self.answers[-1]):
+            yield "poll", {"job_id": job_id, "wait_s": 1 + len(self.calls) / 100}
+            assert re.search(r'"ended": ?false', self.answers[-1]), self.answers[-1]
+        self.at_rest.set()
+        yield "poll", {"job_id": job_id, "wait_s": 50}
+
+    def finish(self, expected: str) -> Steps:
+        """Find the training that the first client started, and say whether it helped."""
+        yield "poll", {"wait_s": 0}
+        trained = self.job_id()
+        assert trained == expected, f"found {trained}, not {expected}"
+        assert re.search(r'"kind": ?"train"', self.answers[-1]), self.answers[-1]
         yield from self._until_ended(trained)
         jobs = []
         for adapter in ("", trained):
             yield "evaluate", {"split": "selection", "adapter": adapter}
-            jobs.append(self._job_id())
+            jobs.append(self.job_id())
             yield from self._until_ended(jobs[-1])
         yield "compare", {"base": jobs[0], "candidate": jobs[1]}
+        assert re.search(r'"n_items": ?120', self.answers[-1]), self.answers[-1]
         yield "decide", {"question": "train_backend", "optimize_for": "wall_clock"}
 
-    def _job_id(self) -> str:
+    def job_id(self) -> str:
         found = re.search(r"\d{8}T\d{12}Z-[a-z]+-[0-9a-f]{6}", self.answers[-1])
         assert found is not None, self.answers[-1]
         return found[0]
 
-    def _until_ended(self, job_id: str) -> Any:
+    def _until_ended(self, job_id: str) -> Steps:
         for number in range(MAX_POLLS):
             # No two calls are alike, so that each has an id of its own.
             yield "poll", {"job_id": job_id, "wait_s": 20 + number / 100}
@@ -81,7 +108,6 @@ class Api(BaseHTTPRequestHandler):
     """As much of the Messages API as Claude Code needs."""
 
     model: Model
-    problems: list[str]
     lock = threading.Lock()
 
     def do_POST(self) -> None:
@@ -92,7 +118,7 @@ class Api(BaseHTTPRequestHandler):
         try:
             content, reason = self._reply(body)
         except (AssertionError, KeyError) as err:
-            self.problems.append(repr(err))
+            self.model.problems.append(repr(err))
             content, reason = [{"type": "text", "text": f"FAILED {err}"}], "end_turn"
         if body.get("stream"):
             self._send(200, "text/event-stream", b"".join(events(content, reason, body["model"])))
@@ -179,16 +205,17 @@ def events(content: list[dict[str, Any]], reason: str, model: str) -> Any:
     yield event("message_stop")
 
 
-def main() -> int:
-    program, workspace, *command = sys.argv[1:]
-    Api.model, Api.problems = Model(), []
-    api = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=api.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory() as home:
-        config = Path(home) / "mcp.json"
+class Claude:
+    """One Claude Code, with a home of its own and a model that plays a script."""
+
+    def __init__(self, program: str, workspace: str, command: list[str], home: Path, model: Model) -> None:
+        self._model = model
+        self._api = ThreadingHTTPServer(("127.0.0.1", 0), type("Led", (Api,), {"model": model}))
+        threading.Thread(target=self._api.serve_forever, daemon=True).start()
+        config = home / "mcp.json"
         entry = {"type": "stdio", "command": command[0], "args": command[1:]}
         config.write_text(json.dumps({"mcpServers": {NAME: entry}}), encoding="utf-8")
-        done = subprocess.run(
+        self.process = subprocess.Popen(
             [
                 program,
                 "-p",
@@ -204,29 +231,79 @@ def main() -> int:
                 "claude-sonnet-5-5",
             ],
             cwd=workspace,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": home,
-                "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{api.server_address[1]}",
-                "ANTHROPIC_API_KEY": "scripted",
-                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-                # The script answers at once: the server must be there, and its tools in the first request.
-                "MCP_CONNECTION_NONBLOCKING": "0",
-                "ENABLE_TOOL_SEARCH": "false",
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                # HOME is another one here, and the base model lies in the user's cache.
-                "BAKEHOUSE_CACHE": str(cache_root()),
-            },
-            capture_output=True,
-            text=True,
-            timeout=800,
-            check=False,
+            env=self._environment(home),
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
-    names = [name for name, _ in Api.model.calls]
-    sys.stdout.write(f"{names}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}\n{Api.problems}\n")
-    good = done.returncode == 0 and not Api.problems and '"result":"DONE"' in done.stdout.replace(" ", "")
-    return 0 if good and names[-2:] == ["compare", "decide"] else 1
+
+    def finish(self) -> str:
+        """Wait for its end and return what it said."""
+        said, _ = self.process.communicate(timeout=LIMIT_S)
+        assert not self._model.problems, f"{self._model.problems} {said[-1500:]}"
+        assert self.process.returncode == 0, said[-1500:]
+        assert '"result":"DONE"' in said.replace(" ", ""), said[-1500:]
+        return said
+
+    def kill(self) -> None:
+        """End it as a power cut would, and the server that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def _environment(self, home: Path) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{self._api.server_address[1]}",
+            "ANTHROPIC_API_KEY": "scripted",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            # The script answers at once: the server must be there, and its tools in the first request.
+            "MCP_CONNECTION_NONBLOCKING": "0",
+            "ENABLE_TOOL_SEARCH": "false",
+            # HOME is another one here, and the base model lies in the user's cache.
+            "BAKEHOUSE_CACHE": str(cache_root()),
+        }
+
+
+def start_and_kill(program: str, workspace: str, command: list[str], home: Path) -> str:
+    """Let a first Claude Code start the training, kill it while it waits, and return the job's id."""
+    model = Model(Model.start_training)
+    first = Claude(program, workspace, command, home, model)
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while not model.at_rest.wait(timeout=1):
+            assert first.process.poll() is None, first.process.communicate()[0][-1500:]
+            assert time.monotonic() < deadline, f"the training is not under way: {model.answers[-1:]}"
+    finally:
+        first.kill()
+    say(f"killed after {[name for name, _ in model.calls]}")
+    (job,) = list_jobs(Workspace(Path(workspace)).jobs_dir)
+    assert job.status == "running", job
+    return job.id
+
+
+def main() -> int:
+    program, workspace, *command = sys.argv[1:]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        job_id = start_and_kill(program, workspace, command, Path(home))
+        model = Model(lambda model: model.finish(job_id))
+        second = Claude(program, workspace, command, Path(home), model)
+        try:
+            said = second.finish()
+        finally:
+            second.kill()
+    names = [name for name, _ in model.calls]
+    say(f"then {names}\n{model.answers[-2]}\n{said[-600:]}")
+    assert names[-2:] == ["compare", "decide"], names
+    return 0
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

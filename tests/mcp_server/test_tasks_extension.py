@@ -15,7 +15,8 @@ from pydantic import ConfigDict
 
 from mcp_server.tasks_extension import IDENTIFIER
 from tests.mcp_server.conftest import Serve
-from tools.jobs import list_jobs, start_job, wait_job
+from tests.mcp_server.test_long_work import sleeper
+from tools.jobs import cancel_job, list_jobs, start_job, wait_job
 from tools.workspace import Workspace
 
 pytestmark = pytest.mark.anyio
@@ -120,3 +121,15 @@ async def test_a_client_that_declares_nothing_gets_a_job_id_and_no_tasks(
             with pytest.raises(MCPError, match="no job") as unknown:
                 await send(client.session, method, "nope")
             assert unknown.value.error.code == -32602
+
+
+async def test_a_server_whose_operator_took_cancel_away_cancels_no_task(
+    serve: Serve, workspace: Workspace
+) -> None:
+    job_id = sleeper(workspace)
+    for settings in ({"read_only": True}, {"tools": ("poll", "train")}):
+        async with Client(serve(**settings), extensions=[advertise(IDENTIFIER)]) as client:
+            with pytest.raises(MCPError, match="does not let clients cancel"):
+                await send(client.session, "tasks/cancel", job_id)
+            assert (await send(client.session, "tasks/get", job_id))["status"] == "working"
+    cancel_job(workspace.jobs_dir, job_id, grace_s=1)
