@@ -29,6 +29,7 @@ _INTERVAL_S: Final = 1.0
 _ENDINGS: Final[Mapping[str, Ending]] = {
     "done": "finished",
     "stopped_early": "finished",
+    "halted": "finished",
     "failed": "failed",
     "stopped": "killed",
 }
