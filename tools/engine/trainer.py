@@ -255,21 +255,20 @@ class _Stack:
             early = member.is_stalled and member.step < member.total_steps
             self._leave(member, member.result("stopped_early" if early else "done"))
         elif pauses:
-            self._leave(member, member.result("stopped"))
+            self._leave(member, member.result("stopped"), told="paused at a rung")
 
     def _fail(self, member: Member, err: Exception) -> None:
         _report(member.spec.trial_id, err)
         self._leave(member, member.result("failed", f"{type(err).__name__}: {err}"))
 
-    def _leave(self, member: Member, result: MemberResult) -> None:
+    def _leave(self, member: Member, result: MemberResult, *, told: str | None = None) -> None:
         self.active.remove(member)
         self.is_full = False
         member.close()
         self.results[result.trial_id] = result
         self.standings[result.trial_id] = member.standings
-        logger.info(
-            "%s: %s after %d of %d steps", result.trial_id, result.status, result.steps, result.total_steps
-        )
+        how = told or result.status
+        logger.info("%s: %s after %d of %d steps", result.trial_id, how, result.steps, result.total_steps)
 
     def _stop(self, waiting: Sequence[StackMember]) -> None:
         self.is_stopped = True
