@@ -25,7 +25,7 @@ from tests.agent.test_flywheel import STRONG, WEAK, git, turn
 from tests.git_project import isolate_git
 from tools.decisions import DecideEntry, decide, load_entries
 from tools.errors import DecideError, TrainError
-from tools.freshness import refresh
+from tools.freshness import Environment, refresh
 from tools.jobs import wait_job
 from tools.lineage import LineageStore
 from tools.repo import find_repo
@@ -194,6 +194,30 @@ def test_a_re_run_that_cannot_train_says_nothing_about_the_decision(workspace: W
     assert prospect.obstacle is not None
     assert record.slug in prospect.obstacle
     assert look(workspace, old.slug)[0].pair is not None
+
+
+def test_on_the_base_model_of_today_the_answer_is_measured_beside_the_old_one(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    old = only_entry(workspace)
+    base = write_base(tmp_path / "another base")
+    workspace.load_recipe().replace(base_model=str(base)).to_yaml(workspace.recipe_file)
+    git(workspace.root, "commit", "-q", "-a", "-m", "Move to another base model")
+    now = Environment(base_model=str(base))
+    (report,) = refresh(dirs=[workspace.entries_dir], environment=now)
+    assert report.reasons[0].startswith("the base model was")
+    stale = entry_is_stale(workspace, 180)
+    prospects = list_prospects(workspace, [report], is_stale=stale)
+    (done,) = measure_again(workspace, prospects, run_worker=run_here)
+    assert done.state == "confirmed"
+    found = worktree_entries(workspace)
+    assert {entry.lifecycle for entry in found.values()} == {"active"}
+    (new,) = [entry for entry in found.values() if entry.slug != old.slug]
+    assert new.context["base_model"] == str(base)
+    assert new.provenance is not None
+    assert new.provenance.base_model == str(base)
+    (again,) = list_prospects(workspace, [report], is_stale=stale)
+    assert new.slug in str(again.obstacle)
 
 
 def test_recipes_that_do_not_train_here_leave_no_trace_on_the_branch(workspace: Workspace) -> None:
