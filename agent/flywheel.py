@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from agent.attempts import Retries
+from agent.bench import Bench
 from agent.budget.amounts import Amounts
 from agent.budget.ledger import Ledger
 from agent.faults import named_faults
@@ -15,7 +16,7 @@ from agent.heartbeat_files import FlywheelHeartbeat, keep_heartbeat
 from agent.ideas.bookkeeping import offer_ideas
 from agent.ideas.queue import open_queue
 from agent.incumbent import Incumbent
-from agent.iteration import Bench, run_iteration
+from agent.iteration import run_iteration
 from agent.locks import Locks, take_locks
 from agent.plan import BudgetLeft
 from agent.planner_context import build_context

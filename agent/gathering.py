@@ -19,8 +19,8 @@ from agent.teachers.registry import choice_of, open_teacher
 from tools.errors import BakehouseError
 
 if TYPE_CHECKING:
+    from agent.bench import Bench
     from agent.incumbent import Incumbent
-    from agent.iteration import Bench
 
 __all__ = ["gather_rows", "with_gathering"]
 

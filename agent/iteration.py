@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,89 +18,21 @@ from agent.affording import (
     until_cap,
     worst_of_planning,
 )
-from agent.budget.amounts import Amounts
+from agent.bench import Bench
 from agent.budget.estimates import Pace
-from agent.budget.ledger import Ledger
-from agent.budget.limits import describe_left
 from agent.data_work.requested_rows import RequestedRows
 from agent.gathering import gather_rows, with_gathering
 from agent.ideas.bookkeeping import note_plan, settle_ideas
 from agent.ideas.queue import open_queue
 from agent.incumbent import INCUMBENT, Incumbent
-from agent.locks import Locks, check_locks
 from agent.plan import Plan
-from agent.planners.planner import PlanContext, Planner
-from agent.progress import Event
+from agent.planners.planner import PlanContext
 from agent.records import BudgetRecord, CandidateRecord, IterationRecord, RulingRecord, TrialRecord
-from agent.trials import TrialRunner
 from tools.errors import BudgetError
-from tools.journal import Journal
-from tools.repo import Worktree
-from tools.task import Task
-from tools.workspace import Workspace
 
 _CANDIDATES = TypeAdapter(tuple[CandidateRecord, ...])
 _TRIALS = TypeAdapter(tuple[TrialRecord, ...])
 _RULINGS = TypeAdapter(tuple[RulingRecord, ...])
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every step of an iteration works with."""
-
-    workspace: Workspace
-    task: Task
-    locks: Locks
-    journal: Journal
-    worktree: Worktree
-    runner: TrialRunner
-    planner: Planner
-    ledger: Ledger
-    clock: Callable[[], str]
-    notify: Callable[[Event], None]
-
-    def step(self, name: str, iteration_id: str, run: Callable[[], Any]) -> Any:
-        """Run one step unless the journal holds its result; the locks are checked first."""
-        check_locks(self.workspace, self.locks, self.system_prompt_file)
-
-        def announced() -> Any:
-            self.notify(Event(name, iteration_id, "started"))
-            started = time.monotonic()
-            result = run()
-            self.notify(Event(name, iteration_id, "done", wall_s=time.monotonic() - started))
-            return result
-
-        return self.journal.run_step(name, iteration_id, announced)
-
-    @contextlib.contextmanager
-    def spending(self, step: str, iteration_id: str, worst: Amounts) -> Iterator[None]:
-        """Debit what a step may cost at worst, settle what it did cost, and tell what is left.
-
-        Raises:
-            BudgetError: the worst case does not fit; nothing was debited.
-            GpuLostError: the GPU that the run had is gone.
-        """
-        self.ledger.check_gpus()
-        try:
-            with self.ledger.spending(step, iteration_id, worst):
-                yield
-        finally:
-            left = self.ledger.left()
-            self.notify(Event(step, iteration_id, "budget", text=describe_left(left), left=left))
-
-    def say(self, step: str, iteration_id: str, text: str) -> None:
-        """Tell the watcher something about a step."""
-        self.notify(Event(step, iteration_id, "note", text=text))
-
-    def pace(self, incumbent: Incumbent) -> Pace:
-        """Return what the incumbent's trials say of how long others take."""
-        with self.workspace.split_file(self.task, "train").open(encoding="utf-8") as file:
-            n_rows = sum(1 for line in file if line.strip())
-        return Pace(incumbent, n_rows, self.ledger.gpus)
-
-    @property
-    def system_prompt_file(self) -> str | None:
-        return self.workspace.load_recipe().system_prompt_file
 
 
 def run_iteration(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agent.bench import Bench
 from agent.flywheel import open_bench
 from agent.incumbent import Incumbent, load_incumbent
-from agent.iteration import Bench
 from agent.progress import Event
 from agent.publishing import INCUMBENT_FILE
 from agent.records import Record, TrialRecord

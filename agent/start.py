@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent.affording import training_worst
+from agent.bench import Bench
 from agent.incumbent import INCUMBENT, Incumbent, load_incumbent, still_holds
-from agent.iteration import Bench
 from agent.publishing import INCUMBENT_FILE
 from agent.records import TrialRecord
 from agent.trials import new_trial

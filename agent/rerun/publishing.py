@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.bench import Bench
 from agent.context_files import render_context
-from agent.iteration import Bench
 from agent.publishing import append_lineage, copy_report, describe_cost, write_trial
 from agent.records import CandidateRecord, IterationRecord
 from agent.report.document import write_report

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from agent import iteration, rulings, validation
+from agent.bench import Bench
 from agent.incumbent import INCUMBENT, Incumbent
-from agent.iteration import Bench
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.rerun.ground import move_to_base
 from agent.rerun.outcome import Outcome, judge, tell

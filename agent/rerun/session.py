@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.attempts import Retries
+from agent.bench import Bench
 from agent.budget.amounts import Amounts
 from agent.budget.ledger import Ledger
 from agent.faults import named_faults
 from agent.flywheel import open_bench
-from agent.iteration import Bench
 from agent.plan import Plan, PlanContext
 from agent.progress import Event
 from agent.rerun.ground import check_ground
