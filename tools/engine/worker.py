@@ -78,17 +78,22 @@ def run_worker(
 def _train(spec: TrainSpec, stop: StopFlag, base_source: BaseSource) -> Any:
     from tools.engine.memory import peak_memory_bytes
     from tools.engine.results import TrainOutcome
+    from tools.engine.stack_room import device_hardware, stack_tokens_for
     from tools.engine.trainer import train_stack
 
     _use_threads(spec.threads)
     recipe = spec.members[0].recipe
     base = base_source(spec.base_model, recipe.torch_dtype, recipe.quantization)
+    stack_tokens = spec.stack_tokens
+    if stack_tokens is None:
+        recipes = [member.recipe for member in spec.members]
+        stack_tokens = stack_tokens_for(base, recipes, device_hardware(base.device))
     members = train_stack(
         base,
         spec.members,
         mode=spec.mode,
         mid_eval=spec.mid_eval,
-        stack_tokens=spec.stack_tokens,
+        stack_tokens=stack_tokens,
         search=spec.search,
         should_stop=stop,
     )

@@ -15,7 +15,7 @@ from tools.hardware.machine import Hardware, detect
 from tools.hardware.shape import ModelShape, read_shape
 from tools.recipe import TrainRecipe
 
-__all__ = ["Answering", "Fit", "check_fit", "estimate", "usable_bytes"]
+__all__ = ["Answering", "Fit", "check_fit", "estimate", "longest_row", "usable_bytes"]
 
 _LOG = logging.getLogger(__name__)
 _GIB: Final = 2**30
@@ -138,14 +138,14 @@ def check_fit(
             _LOG.info("memory is not checked: %s", err)
             return None
     machine = detect() if hardware is None else hardware
-    longest = row_tokens if row_tokens is not None else _longest_row(recipe)
+    longest = row_tokens if row_tokens is not None else longest_row(recipe)
     fit = estimate(recipe, shape, machine, row_tokens=longest, members=members, answering=answering)
     if not fit.fits:
         raise HardwareError(f"the recipe does not fit {machine.describe()}: " + "; ".join(fit.reasons))
     return fit
 
 
-def _longest_row(recipe: TrainRecipe) -> int:
+def longest_row(recipe: TrainRecipe) -> int:
     """Estimate the tokens of the longest row; what cannot be read counts as a full row."""
     longest = 0
     try:

@@ -186,10 +186,10 @@ def test_the_longest_row_of_the_data_decides(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_that_takes_more_than_training_decides() -> None:
-    asked = Answering(rows=64, prompt_tokens=500, new_tokens=100, shared_tokens=400)
+    asked = Answering(rows=400, prompt_tokens=500, new_tokens=100, shared_tokens=400)
     plain = estimate(RECIPE, SMOL, BOX, row_tokens=64)
     fit = estimate(RECIPE, SMOL, BOX, row_tokens=64, answering=asked)
-    cache = 2 * 30 * (400 + 64 * 200) * 192 * 2
+    cache = 2 * 30 * (400 + 400 * 200) * 192 * 2
     assert cache < fit.answering_bytes
     assert fit.total_bytes > plain.total_bytes
     assert "answering" in fit.describe()
