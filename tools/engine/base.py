@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from tools.engine.attention import PACKED_ATTENTION, pack_documents, register_packed_attention
+from tools.engine.frozen_prefix import FrozenPrefix
 from tools.engine.lora import AdapterStack
 from tools.engine.quantization import keep_differentiable, loading_options
 from tools.engine.spec import DTYPES
@@ -39,6 +40,7 @@ class LoadedBase:
     dtype: torch.dtype
     load_s: float
     stack: AdapterStack = field(repr=False)
+    prefix: FrozenPrefix = field(default_factory=FrozenPrefix, repr=False)
 
     @property
     def decoder(self) -> Any:

@@ -18,7 +18,7 @@ from tools.engine.attention import Document, PackedDocuments, pack_places
 from tools.errors import DatasetError
 from tools.token_rows import is_token_file, load_token_rows
 
-__all__ = ["EncodedRow", "RowEncoder", "Stream", "StreamPart", "lay_out", "rows_of_step"]
+__all__ = ["EncodedRow", "EpochRows", "RowEncoder", "Stream", "StreamPart", "lay_out", "rows_of_step"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class EncodedRow:
         """Tokens that go through the model: what comes after them predicts no supervised token."""
         return max((i for i, wanted in enumerate(self.loss_mask) if wanted), default=0)
 
+    @property
+    def read_ids(self) -> tuple[int, ...]:
+        """The tokens that go through the model."""
+        return self.input_ids[: self.n_read]
+
 
 @dataclass(frozen=True)
 class EncodedDataset:
@@ -46,6 +51,21 @@ class EncodedDataset:
 
     rows: tuple[EncodedRow, ...]
     digest: str
+
+
+@dataclass(frozen=True)
+class EpochRows:
+    """The rows of one epoch of a member, in the dataset's order."""
+
+    rows: tuple[EncodedRow, ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells apart rows that are read differently."""
+        found = hashlib.sha256()
+        for row in self.rows:
+            found.update(repr(row.read_ids).encode())
+        return found.hexdigest()
 
 
 class RowEncoder:
@@ -125,6 +145,8 @@ class StreamPart:
     token_weight: float
     shares_prefix: bool = True
     """Lay what all rows begin with once. Not with dropout, which must strike each row alone."""
+    epoch: EpochRows | None = None
+    """All rows of the member, where they come often enough for what is frozen to be kept."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +171,7 @@ class Stream:
     targets_S: torch.Tensor
     weights_S: torch.Tensor
     places: tuple[PartPlace, ...]
+    parts: tuple[StreamPart, ...]
 
 
 def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
@@ -189,6 +212,7 @@ def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
         targets_S=torch.tensor(targets, dtype=torch.long, device=device),
         weights_S=torch.tensor(weights, dtype=torch.float32, device=device),
         places=tuple(places),
+        parts=tuple(parts),
     )
 
 

@@ -99,6 +99,9 @@ class Adapter:
         self.generator = torch.Generator(device=device)
         self.window: DropWindow | None = None
         """Where the tokens in flight lie, while they are a part of the pass that dropout is drawn for."""
+        self.lowest_layer = min(map(_layer_number, layers), default=0)
+        self.prefix_tokens_saved = 0
+        """Tokens that were spared the layers below the lowest, which were computed before."""
         sizes = {path: (layer.in_features, layer.out_features) for path, layer in layers.items()}
         total = sum(shape.rank * (n_in + n_out) for n_in, n_out in sizes.values())
         self.flat = nn.Parameter(torch.zeros(total, device=device, dtype=dtype), requires_grad=trainable)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import torch
 
 from tools.engine.base import LoadedBase
-from tools.engine.batches import EncodedRow, RowEncoder, StreamPart, check_rows, rows_of_step
+from tools.engine.batches import EncodedRow, EpochRows, RowEncoder, StreamPart, check_rows, rows_of_step
 from tools.engine.checkpoint import (
     TrainerState,
     find_checkpoint,
@@ -65,6 +65,9 @@ class Member:
         self._longest = max(len(row.input_ids) for row in self.rows)
         self._pass_rows = rows_per_pass(spec.recipe, self._longest)
         self.total_steps = spec.recipe.total_steps(len(dataset.rows), mode)
+        # Decided by the recipe alone, so that a resumed run rounds as the first one did.
+        is_repeated = 2 * self.total_steps * spec.recipe.global_batch_size >= len(self.rows)
+        self._epoch = EpochRows(self.rows) if is_repeated else None
         self.adapter = base.stack.new_adapter(spec.trial_id, LoraShape.of(spec.recipe), device=base.device)
         self.optimizer = torch.optim.AdamW(
             [self.adapter.flat],
@@ -138,7 +141,7 @@ class Member:
         rows = self._next_rows(max_tokens)
         if self.adapter.dropout:
             self._place_dropout(rows)
-        return StreamPart(rows, self._token_weight, shares_prefix=not self.adapter.dropout)
+        return StreamPart(rows, self._token_weight, shares_prefix=not self.adapter.dropout, epoch=self._epoch)
 
     def next_tokens(self, max_tokens: int | None = None) -> int:
         """Return how many tokens next_part would bring."""
@@ -251,6 +254,7 @@ class Member:
             train_s=self.train_s,
             final_loss=self.last_loss,
             error=error,
+            prefix_tokens_saved=self.adapter.prefix_tokens_saved,
         )
 
     def _next_rows(self, max_tokens: int | None) -> tuple[EncodedRow, ...]:

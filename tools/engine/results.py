@@ -43,6 +43,8 @@ class MemberResult:
     final_loss: float | None
     error: str | None = None
     """Why it failed or was halted."""
+    prefix_tokens_saved: int = 0
+    """Tokens that were spared the layers below the lowest adapted one, since this process began."""
 
 
 @dataclass(frozen=True)
