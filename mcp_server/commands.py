@@ -163,6 +163,13 @@ def _install_parser() -> argparse.ArgumentParser:
     parser.add_argument("--file", type=Path, help="the file to write, in place of the client's own")
     parser.add_argument("--name", default="bakehouse", help="what the client calls the server")
     parser.add_argument("--ssh", metavar="HOST", help="run the server on this host, over SSH")
+    parser.add_argument(
+        "--remote-command",
+        default="bakehouse",
+        metavar="PATH",
+        help="bakehouse on that host; ssh finds a bare name only where no login shell is needed "
+        "(default: %(default)s)",
+    )
     add_server_options(parser)
     return parser
 

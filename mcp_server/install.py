@@ -39,8 +39,8 @@ def install(options: argparse.Namespace) -> str:
 def _entry(options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-P", "-m", "mcp_server", *_server_arguments(options)]
     if options.ssh:
-        # What runs there is found by name: this machine's paths mean nothing on that one.
-        remote = ["bakehouse", "mcp", *_server_arguments(options)]
+        # This machine's paths mean nothing on that one.
+        remote = [options.remote_command, "mcp", *_server_arguments(options)]
         command = ["ssh", "-T", "-o", "BatchMode=yes", options.ssh, shlex.join(remote)]
         if options.ssh.startswith("-"):
             raise McpError(f"--ssh is {options.ssh!r}; a host is allowed, such as user@spark.local")

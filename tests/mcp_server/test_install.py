@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -76,6 +77,29 @@ def test_over_ssh_the_remote_command_is_one_quoted_word(
     remote = shlex.split(entry["args"][-1])
     assert remote == ["bakehouse", "mcp", "--root", "/data/my work; rm -rf x"]
     assert main(["install", "claude-code", "--ssh=-oProxyCommand=x"]) == 1
+
+
+async def test_over_ssh_a_client_talks_to_the_server_of_the_other_machine(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As sshd does: the last argument goes to the user's shell, in another folder than the client's.
+    there, programs = tmp_path / "there", tmp_path / "programs"
+    there.mkdir()
+    programs.mkdir()
+    (programs / "ssh").write_text(f'#!/bin/sh\ncd "{there}" && for last; do :; done; exec sh -c "$last"\n')
+    (there / "bakehouse").write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m agent "$@"\n')
+    for path in (programs / "ssh", there / "bakehouse"):
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    remote = str(there / "bakehouse")
+    text = run(
+        capsys, "cursor", "--ssh", "me@spark.local", "--remote-command", remote, "--root", str(workspace.root)
+    )
+    entry = json.loads(text)["mcpServers"]["bakehouse"]
+    async with Client(StdioServerParameters(**entry, env=dict(os.environ))) as client:
+        found = await client.call_tool("lineage", {})
+        assert found.structured_content is not None
+        assert found.structured_content["total"] == 0
 
 
 def test_the_command_line_of_bakehouse_has_the_server(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mcp import Client, StdioServerParameters
 from mcp_types import TextContent
 
 from tests.mcp_server.conftest import Serve
+from tools.child import started_at
 from tools.jobs import list_jobs, start_job
 from tools.workspace import Workspace
 
@@ -117,6 +118,35 @@ async def test_cancel_ends_a_job_and_says_so(serve: Serve, workspace: Workspace)
         found = await facts(client, "poll", job_id=job_id)
         assert (found["status"], found["ended"]) == ("cancelled", True)
         assert "poll_again_s" not in found
+
+
+async def test_cancel_ends_all_processes_of_a_job_and_keeps_what_it_saves(
+    serve: Serve, workspace: Workspace
+) -> None:
+    program = """
+import pathlib, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+def save(*_):
+    pathlib.Path("saved.txt").write_text("step 7")
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("child.txt").write_text(str(child.pid))
+time.sleep(1000)
+"""
+    argv = [sys.executable, "-c", program]
+    job = start_job(workspace.jobs_dir, "merge", argv, cwd=workspace.root)
+    written = workspace.root / "child.txt"
+    with anyio.fail_after(60):
+        while not written.is_file() or not written.read_text("utf-8"):
+            await anyio.sleep(0.05)
+    async with Client(serve()) as client:
+        await facts(client, "cancel", job_id=job.id)
+        found = await until_ended(client, job.id)
+    assert found["status"] == "cancelled"
+    assert (workspace.root / "saved.txt").read_text("utf-8") == "step 7"
+    with anyio.fail_after(30):
+        while started_at(int(written.read_text("utf-8"))) is not None:
+            await anyio.sleep(0.05)
 
 
 async def test_a_job_whose_processes_were_killed_is_told_as_lost(serve: Serve, workspace: Workspace) -> None:
