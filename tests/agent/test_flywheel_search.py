@@ -15,7 +15,9 @@ from agent.planner_context import read_history
 from agent.planners.fixed import FixedPlanner
 from tests.agent.bench import make_workspace, run_here, write_base, write_plan
 from tools.comparison import corrected_level
+from tools.engine.worker import EXIT_STOPPED, StopFlag, run_worker
 from tools.errors import TaskError
+from tools.files import write_json_atomic
 from tools.lineage import FailureLabel, LineageStore
 from tools.task import Task
 
@@ -35,7 +37,20 @@ def own_git_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_losers_of_the_search_are_recorded_and_never_judged(tmp_path: Path) -> None:
+class StopAfter(StopFlag):
+    """Set once it was asked so many times."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        self.is_set = self.left < 0
+        return self.is_set
+
+
+def test_losers_of_a_search_are_recorded_and_never_judged_though_it_was_cut_off(tmp_path: Path) -> None:
     root = tmp_path / "w"
     root.mkdir()
     bakeoff = {"candidates": 3, "iterations": 1, "search": {"rungs": [0.5], "keep": 0.33}}
@@ -46,8 +61,18 @@ def test_losers_of_the_search_are_recorded_and_never_judged(tmp_path: Path) -> N
         specs.append(spec)
         return run_here(spec, **paths)
 
+    def cut_off(spec: Mapping[str, Any], **paths: Any) -> Mapping[str, Any]:
+        if not spec.get("search"):
+            return run_here(spec, **paths)
+        # In the middle of the second candidate, when the first waits at the rung.
+        assert run_worker(write_json_atomic(paths["spec_path"], spec), stop=StopAfter(20)) == EXIT_STOPPED
+        raise KeyboardInterrupt
+
     plan = write_plan(tmp_path / "plan.yaml", {"learning_rate": 2e-4}, STRONG, {"learning_rate": 3e-4})
-    result = run_flywheel(workspace, planner=FixedPlanner(plan), iterations=1, run_worker=watch)
+    planner = FixedPlanner(plan)
+    with pytest.raises(KeyboardInterrupt):
+        run_flywheel(workspace, planner=planner, iterations=1, run_worker=cut_off)
+    result = run_flywheel(workspace, planner=planner, iterations=1, run_worker=watch)
 
     (record,) = result.records
     assert record.promoted == "c2"
