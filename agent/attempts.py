@@ -89,7 +89,11 @@ def _run_alone(trial: TrialRecord, run: Run) -> TrialRecord:
 
 
 def _may_pass(trial: TrialRecord) -> bool:
-    return trial.status == "failed" and trial.error is not None and classify(trial.error) is Fault.TRANSIENT
+    if trial.status != "failed" or trial.error is None:
+        return False
+    # One of several workers died, and took what it had in hand with it.
+    died = trial.error.startswith("the worker died") and worth_retrying(trial.error)
+    return died or classify(trial.error) is Fault.TRANSIENT
 
 
 def _give_up(trial: TrialRecord, err: TrainError) -> TrialRecord:

@@ -32,6 +32,7 @@ from agent.workers import RunWorker, opened_worker
 from tools.clock import Clock, utc_now
 from tools.errors import BudgetError, PlannerError, TaskError
 from tools.hardware import detect
+from tools.hardware.machine import visible_gpus
 from tools.journal import Journal
 from tools.lock import hold_workspace
 from tools.repo import ITERATION_TRAILER, Worktree, ensure_worktree, find_repo
@@ -152,7 +153,7 @@ def open_bench(
         )
         notify(Event("start", branch_name(task), "note", text=text))
     journal = Journal(workspace.journal_file, clock=clock)
-    ledger = Ledger(journal, caps, count_gpus=lambda: int(detect().kind != "cpu"), clock=clock)
+    ledger = Ledger(journal, caps, count_gpus=_count_gpus, clock=clock)
     return Bench(
         workspace=workspace,
         task=task,
@@ -174,6 +175,10 @@ def open_bench(
         clock=clock,
         notify=notify,
     )
+
+
+def _count_gpus() -> int:
+    return 0 if detect().kind == "cpu" else max(1, len(visible_gpus()))
 
 
 def check_prices(task: Task, planner: Planner) -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -63,6 +65,7 @@ PATCHES = (
 # As short as the gate can be and still pass: a step that is cut short has as many places to die in.
 _SMOKE = {"rows": 4, "steps": 25, "learning_rate": 0.02}
 _MOST_STARTS = 60
+_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,6 @@ class Round:
     refusals: list[str] = field(default_factory=list)
     wall_s: float = 0.0
     cpu_s: float = 0.0
-    """Of the processes that were not orphaned by a kill."""
     faults: list[str] = field(default_factory=list)
 
 
@@ -181,7 +183,7 @@ def run_round(
 
     A moment is a place in a random step, so that short steps get their share, or a random time.
     """
-    found, began, cpu_before = Round(), time.monotonic(), _children_cpu_s()
+    found, began = Round(), time.monotonic()
     span_s = sum(moment.wall_s for moment in moments)
     aims = sorted(luck.sample(range(len(moments)), k=min(kills, len(moments))))
     while not is_over(workspace) and found.starts < _MOST_STARTS:
@@ -209,11 +211,21 @@ def run_round(
             if len(found.refusals) > kills + 2:
                 break
             time.sleep(1.0)
-    found.wall_s, found.cpu_s = time.monotonic() - began, _children_cpu_s() - cpu_before
+    found.wall_s = time.monotonic() - began
     return found
 
 
-def _children_cpu_s() -> float:
+def adopt_orphans() -> None:
+    """Have what a killed flywheel leaves behind handed to this process, which can then say what it took."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children_cpu_s() -> float:
+    """Return the CPU time of all children that have ended, orphans included. None may be waited for."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -239,7 +251,9 @@ def _run(asked: argparse.Namespace, folder: Path) -> int:
     base = write_base(folder / "base")
     luck = random.Random(asked.seed)
     reference = prepare(folder / "reference", base, seeds=asked.training_seeds)
+    adopt_orphans()
     alone = run_round(reference, wanted=asked.iterations, kills=0, luck=luck)
+    alone.cpu_s = cpu_before = children_cpu_s()
     expected = read_ending(reference)
     print(
         f"left alone: {len(expected.trials)} trials, {len(expected.iterations)} commits, "
@@ -257,6 +271,8 @@ def _run(asked: argparse.Namespace, folder: Path) -> int:
         before = user_state(workspace.root)
         found = run_round(workspace, wanted=asked.iterations, kills=asked.kills, luck=luck, moments=moments)
         found.faults += check_ground(workspace, before) + compare(expected, read_ending(workspace))
+        cpu_after = children_cpu_s()
+        found.cpu_s, cpu_before = cpu_after - cpu_before, cpu_after
         places.update(found.killed_in)
         broken += bool(found.faults)
         took = [took[0] + found.wall_s, took[1] + found.cpu_s]

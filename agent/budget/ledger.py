@@ -153,10 +153,10 @@ class Ledger:
         return _StepRequests(self, step, iteration_id)
 
     def check_gpus(self) -> None:
-        """Look for the GPUs that the run had before: without them a worker would go on, on the CPU.
+        """Look for the GPU that the run had before: without it a worker would go on, on the CPU.
 
         Raises:
-            GpuLostError: there are fewer.
+            GpuLostError: there are fewer than workers held at once.
         """
         seen = self.account.gpus
         if seen and (found := self._count_gpus()) < seen:
@@ -183,9 +183,11 @@ class Ledger:
         self._step_gpu_s += wall_s * (max(seen, self.gpus) if gpus is None else gpus)
         if gpus is None:
             return
-        if gpus < seen:
+        if seen and not gpus:
             raise GpuLostError(_GPU_GONE.format(who="a worker", found=gpus, seen=seen))
-        self.gpus, self._step_gpus = gpus, gpus
+        # A lone trial holds one of several.
+        self.gpus = max(self.gpus, gpus) if gpus else 0
+        self._step_gpus = max(self._step_gpus, gpus)
 
     def _committed(self) -> Amounts:
         uncounted_s = max(0.0, self._monotonic() - self._counted_until)

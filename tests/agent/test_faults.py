@@ -245,6 +245,23 @@ def test_a_member_that_a_passing_fault_broke_is_tried_again_and_the_others_are_n
     assert calls == [["a", "b", "c"], ["b"]]
 
 
+def test_what_one_of_several_workers_had_in_hand_when_it_died_is_tried_again(retries: Retries) -> None:
+    calls: list[list[str]] = []
+
+    def run(trials: Any) -> list[TrialRecord]:
+        calls.append([one.trial_id for one in trials])
+        bad = {"error": "the worker died: the engine ended with exit code 137"}
+        good = {"status": "done", "error": None}
+        return [
+            trial(one.trial_id, **(bad if len(calls) == 1 and one.trial_id == "b" else good))
+            for one in trials
+        ]
+
+    done = run_trials([trial("a"), trial("b")], run, retries, key="k")
+    assert {one.status for one in done} == {"done"}
+    assert calls == [["a", "b"], ["b"]]
+
+
 def test_a_member_that_met_a_full_disk_stops_all(retries: Retries) -> None:
     def run(trials: Any) -> list[TrialRecord]:
         return [trial(one.trial_id, error=DISK_FULL[2]) for one in trials]

@@ -207,6 +207,16 @@ def test_a_worker_that_finds_fewer_gpus_than_before_stops_the_run(journal: Journ
     ledger_on(journal, times, gpus=1).check_gpus()
 
 
+def test_a_lone_trial_on_one_of_several_gpus_is_no_loss(journal: Journal, times: Times) -> None:
+    ledger = ledger_on(journal, times, gpus=2, gpu_hours=1)
+    with ledger.spending("train", "i0001", Amounts()):
+        ledger.note_worker(10.0, 2)
+    with ledger.spending("train", "i0002", Amounts()):
+        ledger.note_worker(10.0, 1)
+    assert ledger.account.spent.gpu_s == 30.0
+    ledger.check_gpus()
+
+
 def test_words_for_what_is_left_and_spent() -> None:
     assert describe_left(BudgetLeft()) == "no cap"
     left = BudgetLeft(trials=3, wall_s=3720.0, gpu_s=65.0, dollars=1.5, tokens=12000, turns=4)
