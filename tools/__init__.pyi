@@ -88,6 +88,7 @@ from .errors import (
     ScorerError as ScorerError,
     TaskError as TaskError,
     TeacherError as TeacherError,
+    TrackerError as TrackerError,
     TrainError as TrainError,
     UnknownTrialError as UnknownTrialError,
     WeightsError as WeightsError,
@@ -146,6 +147,13 @@ from .freshness import (
     refresh as refresh,
     staleness as staleness,
 )
+from .generators.endpoint import EndpointGenerator as EndpointGenerator
+from .generators.engine import (
+    EngineGenerator as EngineGenerator,
+    open_engine_generator as open_engine_generator,
+)
+from .generators.generator import Generation as Generation, Generator as Generator
+from .generators.scoring import Generated as Generated, score_generated as score_generated
 from .gguf_export import (
     GgufExport as GgufExport,
     export_gguf as export_gguf,
@@ -226,6 +234,12 @@ from .poll import (
 from .pretokenizer import (
     DEEPSEEK_R1_0528_QWEN3_TOKENIZER_HASH as DEEPSEEK_R1_0528_QWEN3_TOKENIZER_HASH,
     register_llama_cpp_pretokenizer_hash as register_llama_cpp_pretokenizer_hash,
+)
+from .pretraining.corpus import Corpus as Corpus, read_corpus as read_corpus
+from .pretraining.run import (
+    PretrainResult as PretrainResult,
+    PretrainSettings as PretrainSettings,
+    pretrain as pretrain,
 )
 from .probe import (
     DEFAULT_COMPARE_THRESHOLDS as DEFAULT_COMPARE_THRESHOLDS,

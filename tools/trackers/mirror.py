@@ -15,15 +15,12 @@ from tools.errors import EvidenceError
 from tools.evaluation.scores import read_scores, summarise
 from tools.files import digest_file
 from tools.poll import METRICS
-from tools.recipe import TrainRecipe
 from tools.trackers.metrics_tail import MetricsTail
 from tools.trackers.tracked_run import (
     FOLDER,
     Mark,
     ScoreFile,
     TrackedRun,
-    describe_recipe,
-    identity_of,
     load_mark,
     save_mark,
 )
@@ -56,7 +53,7 @@ class Mirror:
         self._tail = MetricsTail(Path(run.run_dir) / METRICS)
         self._waiting: list[dict[str, Any]] = []
         self._scores = list(run.scores)
-        self._mark = load_mark(run, tracker) or Mark(identity_of(run), uuid.uuid4().hex)
+        self._mark = load_mark(run, tracker) or Mark(run.recipe_digest, uuid.uuid4().hex)
         self._open: OpenRun | None = None
         self._pause_s = 0.0
         self._not_before = 0.0
@@ -168,11 +165,14 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
 def _config(run: TrackedRun) -> dict[str, Any]:
     if run.recipe is None:
         return {"trial": run.name}
-    config = {"trial": run.name, **describe_recipe(run.recipe), "versions": library_versions()}
+    config = {
+        "trial": run.name,
+        **run.recipe,
+        "recipe_digest": run.recipe_digest,
+        "versions": library_versions(),
+    }
     try:
-        recipe = TrainRecipe.from_dict(run.recipe)
-        config["recipe_digest"] = recipe.digest
-        config["rows_digest"] = digest_file(recipe.dataset_jsonl)
-    except (ValueError, OSError) as err:
-        logger.warning("%s: a digest is left out: %s", run.name, err)
+        config["rows_digest"] = digest_file(str(run.recipe.get("dataset_jsonl")))
+    except OSError as err:
+        logger.warning("%s: the digest of its rows is left out: %s", run.name, err)
     return config

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.child import Child
+from tools.errors import RecipeError
 from tools.recipe import TrainRecipe
 from tools.trackers.choice import PACKAGES, chosen_trackers
 from tools.trackers.tracked_run import ScoreFile, SidecarSpec, TrackedRun
@@ -52,11 +53,7 @@ def mirrored_spec(spec: Mapping[str, Any], where: Path) -> contextlib.AbstractCo
     if not chosen_trackers(os.environ):
         return contextlib.nullcontext()
     if spec.get("kind") == "train":
-        runs = [
-            TrackedRun(one["trial_id"], one["run_dir"], one["recipe"], one["trial_id"])
-            for one in spec["members"]
-        ]
-        return mirrored(SidecarSpec(tuple(runs), spec["result_path"]), where)
+        return mirrored(SidecarSpec(tuple(_trained_runs(spec)), spec["result_path"]), where)
     return mirrored(SidecarSpec(tuple(_scored_runs(spec))), where)
 
 
@@ -65,8 +62,19 @@ def mirrored_recipe(
 ) -> contextlib.AbstractContextManager[None]:
     """Mirror a run of `tools.train.run`, under the name of its output folder and mode."""
     name = f"{Path(recipe.output_dir).name}-{mode}"
-    run = TrackedRun(name, str(run_dir), recipe.to_dict())
+    run = TrackedRun.of(recipe, name=name, run_dir=run_dir)
     return mirrored(SidecarSpec((run,), str(result_path)), run_dir / "run")
+
+
+def _trained_runs(spec: Mapping[str, Any]) -> Iterator[TrackedRun]:
+    for member in spec["members"]:
+        try:
+            recipe = TrainRecipe.from_dict(member["recipe"])
+        except RecipeError:
+            # The worker says what is wrong with it.
+            continue
+        name = member["trial_id"]
+        yield TrackedRun.of(recipe, name=name, run_dir=member["run_dir"], member=name)
 
 
 def _scored_runs(spec: Mapping[str, Any]) -> Iterator[TrackedRun]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tools.files import digest_json, write_json_atomic
+from tools.files import write_json_atomic
+from tools.recipe import TrainRecipe
 from tools.secret_scan import find_secrets
 
 __all__ = ["Mark", "ScoreFile", "SidecarSpec", "TrackedRun", "describe_recipe", "load_mark", "save_mark"]
@@ -42,10 +43,16 @@ class TrackedRun:
     name: str
     run_dir: str
     recipe: Mapping[str, Any] | None = None
-    """None where only scores are told: the run is known by its folder."""
+    """What may be told of it; None where only scores are told: the run is known by its folder."""
+    recipe_digest: str | None = None
     member: str = "run"
     """Its trial id in the worker's result."""
     scores: tuple[ScoreFile, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: TrainRecipe, *, name: str, run_dir: str | Path, member: str = "run") -> TrackedRun:
+        """Return the run of a recipe. This record is written to disk, and holds no secret of it."""
+        return cls(name, str(run_dir), describe_recipe(recipe.to_dict()), recipe.digest, member)
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,7 @@ def load_mark(run: TrackedRun, tracker: str) -> Mark | None:
         found = Mark(**json.loads(mark_file(run, tracker).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    wanted = identity_of(run)
-    return found if wanted in (None, found.identity) else None
+    return found if run.recipe_digest in (None, found.identity) else None
 
 
 def save_mark(run: TrackedRun, tracker: str, mark: Mark) -> None:
@@ -105,14 +111,6 @@ def save_mark(run: TrackedRun, tracker: str, mark: Mark) -> None:
 def mark_file(run: TrackedRun, tracker: str) -> Path:
     """Return the file in which a tracker's mark of a run lies."""
     return Path(run.run_dir) / FOLDER / f"{tracker}.json"
-
-
-def identity_of(run: TrackedRun) -> str | None:
-    """Return what tells a run from another that had its folder before."""
-    if run.recipe is None:
-        return None
-    changes_no_weight = ("notes", "output_dir")
-    return digest_json({key: value for key, value in run.recipe.items() if key not in changes_no_weight})
 
 
 def describe_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

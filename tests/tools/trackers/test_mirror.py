@@ -13,7 +13,7 @@ from tools.evaluation.scores import ScoreRow, write_scores
 from tools.files import append_line
 from tools.recipe import TrainRecipe
 from tools.trackers.mirror import Mirror
-from tools.trackers.tracked_run import ScoreFile, TrackedRun
+from tools.trackers.tracked_run import ScoreFile, SidecarSpec, TrackedRun
 
 
 class Recorder:
@@ -61,7 +61,7 @@ def run(tmp_path: Path) -> TrackedRun:
         extra_env={"MY_SETTING": "kept to ourselves"},
         notes="with sk-abcdefghijklmnopqrstuvwxyz0123456789",
     )
-    return TrackedRun("i1-c1-s17", str(tmp_path / "run"), recipe.to_dict(), "i1-c1-s17")
+    return TrackedRun.of(recipe, name="i1-c1-s17", run_dir=tmp_path / "run")
 
 
 def write(run: TrackedRun, step: int, **values: Any) -> None:
@@ -90,12 +90,15 @@ def test_what_describes_a_run_holds_digests_and_no_secret(run):
     write(run, 1, loss=2.5)
     mirror.pump()
     config = tracker.opened[0]["config"]
-    assert config["recipe_digest"] == TrainRecipe.from_dict(run.recipe).digest
+    assert config["recipe_digest"] == run.recipe_digest
     assert len(config["rows_digest"]) == 64
     assert config["lora_rank"] == 16
     assert config["extra_env"] == ["MY_SETTING"]
     assert "notes" not in config
-    assert "kept to ourselves" not in json.dumps(config)
+    written = SidecarSpec((run,)).write(Path(run.run_dir) / "spec.json").read_text(encoding="utf-8")
+    for text in (json.dumps(config), written):
+        assert "kept to ourselves" not in text
+        assert "sk-abcdef" not in text
 
 
 def test_a_resumed_run_goes_on_in_the_same_run_and_tells_no_step_twice(run):
@@ -119,7 +122,7 @@ def test_another_recipe_in_the_same_folder_is_another_run(run):
     first, second = Recorder(), Recorder()
     write(run, 1, loss=1.0)
     Mirror(run, "mlflow", opener=first.open).finish("finished")
-    other = dataclasses.replace(run, recipe={**run.recipe, "seed": 7})
+    other = dataclasses.replace(run, recipe_digest="another")
     Mirror(other, "mlflow", opener=second.open).finish("finished")
     assert second.opened[0]["run_id"] != first.opened[0]["run_id"]
     assert not second.opened[0]["is_known"]

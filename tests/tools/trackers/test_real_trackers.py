@@ -30,7 +30,7 @@ VALUES = {"grad_norm": 1.5, "lr": 1e-4, "tokens": 100, "tokens_per_s": 50.5, "me
 def run(tmp_path: Path) -> TrackedRun:
     (tmp_path / "rows.jsonl").write_text("{}\n", encoding="utf-8")
     recipe = TrainRecipe(base_model="b", dataset_jsonl=str(tmp_path / "rows.jsonl"), output_dir=str(tmp_path))
-    return TrackedRun(NAME, str(tmp_path / "run"), recipe.to_dict(), NAME)
+    return TrackedRun.of(recipe, name=NAME, run_dir=tmp_path / "run", member=NAME)
 
 
 def write(run: TrackedRun, *steps: int) -> None:
@@ -90,7 +90,7 @@ def test_mlflow_holds_one_run_with_every_number(run, tmp_path):
     assert {key: found["metrics"][key] for key in VALUES} == VALUES
     assert (found["metrics"]["eval_score"], found["metrics"]["score/dev"]) == (0.5, 0.75)
     assert found["params"]["lora_rank"] == "16"
-    assert found["params"]["recipe_digest"] == TrainRecipe.from_dict(run.recipe).digest
+    assert found["params"]["recipe_digest"] == run.recipe_digest
 
 
 def test_trackio_holds_one_run_with_every_number(run, tmp_path):
