@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from tools.engine.grouped import grouped_linear, is_grouped
 from tools.engine.low_rank import LowRankProduct, add_low_rank, stacked_linear
 from tools.errors import ModelError, TrainError
 from tools.recipe import TrainRecipe
@@ -236,6 +237,8 @@ class StackedLinear(nn.Module):
         if not products:
             y: torch.Tensor = self.base(x)
             return y
+        if self._is_plain and is_grouped(x, self.base.weight, products):
+            return grouped_linear(x, self.base.weight, self.base.bias, products)
         if self._is_plain:
             return stacked_linear(x, self.base.weight, self.base.bias, products)
         return add_low_rank(x, self.base(x), products)
