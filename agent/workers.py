@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from tools.errors import BudgetError, TrainError
-from tools.lanes.resident import ResidentEngine
+from tools.lanes.replicas import ReplicatedEngine
 
 __all__ = ["HoldsMemory", "RunWorker", "WorkerMeter", "opened_worker", "run_metered"]
 
@@ -46,11 +46,11 @@ class HoldsMemory(Protocol):
 
 @contextlib.contextmanager
 def opened_worker(run_worker: RunWorker | None) -> Iterator[RunWorker]:
-    """Yield run_worker; for None an engine of the block's own, which loads a base once."""
+    """Yield run_worker; for None the block's own engines, one a device, which load a base once."""
     if run_worker is not None:
         yield run_worker
         return
-    with ResidentEngine() as engine:
+    with ReplicatedEngine() as engine:
         yield engine
 
 

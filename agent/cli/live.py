@@ -12,7 +12,7 @@ from rich.status import Status
 from agent.cli.output import duration
 from agent.plan import BudgetLeft
 from agent.progress import Event
-from tools.lanes.resident import ResidentEngine
+from tools.lanes.replicas import ReplicatedEngine
 from tools.poll import read_progress
 
 _STEPS = {
@@ -42,9 +42,9 @@ class LiveView:
     Prints steps as they end, and the running step's progress: a moving line, in a log some lines.
     """
 
-    def __init__(self, console: Console, engine: ResidentEngine | None = None) -> None:
+    def __init__(self, console: Console, engine: ReplicatedEngine | None = None) -> None:
         self._console = console
-        self._engine = engine or ResidentEngine()
+        self._engine = engine or ReplicatedEngine()
         self._status: Status | None = None
         self._doing = ""
         self._left = ""

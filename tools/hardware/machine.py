@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-__all__ = ["Hardware", "Memory", "detect", "read_memory"]
+__all__ = ["Hardware", "Memory", "detect", "read_memory", "visible_gpus"]
 
 _LOG = logging.getLogger(__name__)
 _GIB: Final = 2**30
@@ -163,6 +163,15 @@ def _cpu_has_bf16(root: Path) -> bool:
     table = _read_table(root / "proc/cpuinfo")
     flags = set((table.get("flags") or table.get("Features") or "").split())
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def visible_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES would call each GPU that this process may use, torch unasked."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        named = tuple(part.strip() for part in visible.split(",") if part.strip())
+        return () if not named or named[0] in ("-1", "NoDevFiles") else named
+    return tuple(row["uuid"] for row in _ask_nvidia_smi(environ))
 
 
 def _query_gpu(environ: Mapping[str, str]) -> _Gpu | None:

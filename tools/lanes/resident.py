@@ -33,13 +33,15 @@ class ResidentEngine:
     manager it leaves nothing running behind.
     """
 
-    def __init__(self, *, idle_s: float = _IDLE_S) -> None:
+    def __init__(self, *, idle_s: float = _IDLE_S, environment: Mapping[str, str] | None = None) -> None:
         """Start nothing yet.
 
         Args:
             idle_s: The process leaves after this many seconds without a spec.
+            environment: Variables that the process has besides this one's own.
         """
         self._idle_s = idle_s
+        self._extra = dict(environment or {})
         self._turn = threading.RLock()
         self._process: _Process | None = None
 
@@ -108,7 +110,7 @@ class ResidentEngine:
             if known.is_current() and known.take(path, lock, log_path) and known.has_begun():
                 return known
             self._release()
-        self._process = _Process.start(log_path, idle_s=self._idle_s, grace_s=grace_s)
+        self._process = _Process.start(log_path, self._extra, idle_s=self._idle_s, grace_s=grace_s)
         # One that dies before it takes the spec shows as an end like any other.
         self._process.take(path, lock, log_path)
         return self._process
@@ -131,11 +133,11 @@ class _Process:
         self.is_over = False
 
     @classmethod
-    def start(cls, log_path: Path, *, idle_s: float, grace_s: float) -> _Process:
+    def start(cls, log_path: Path, extra: Mapping[str, str], *, idle_s: float, grace_s: float) -> _Process:
         ours, theirs = socket.socketpair()
         argv = (sys.executable, "-P", "-m", "tools.engine", "--resident", "--idle", str(idle_s))
         try:
-            child = Child.start(argv, log_path=log_path, stdin=theirs.fileno(), grace_s=grace_s)
+            child = Child.start(argv, log_path=log_path, env=extra, stdin=theirs.fileno(), grace_s=grace_s)
         except BaseException:
             ours.close()
             raise
