@@ -13,6 +13,7 @@ from agent.launch import save_result, start_flywheel
 from tools.workspace import Workspace
 
 if TYPE_CHECKING:
+    from agent.budget.account import Account
     from agent.flywheel import FlywheelResult
     from agent.records import IterationRecord, TrialRecord
 
@@ -59,14 +60,11 @@ def flywheel(
 
 def status(where: Where = Path("."), as_json: AsJson = False) -> None:
     """Show the incumbent, what runs now and what is committed but not yet merged."""
-    from agent.budget.account import read_account
     from agent.budget.limits import describe_left, describe_spent, what_is_left
     from agent.flywheel import branch_name
     from agent.ideas.queue import open_queue
     from agent.incumbent import parse_incumbent
     from agent.publishing import INCUMBENT_FILE
-    from tools.clock import utc_now
-    from tools.journal import Journal
     from tools.lock import workspace_holder
     from tools.repo import find_repo
 
@@ -78,8 +76,8 @@ def status(where: Where = Path("."), as_json: AsJson = False) -> None:
     text = None if tip is None else repo.read_file(branch, INCUMBENT_FILE)
     incumbent = None if text is None else parse_incumbent(text)
     holder = workspace_holder(workspace.state_dir)
-    account = read_account(Journal(workspace.journal_file, clock=utc_now).events())
-    left = what_is_left(task.budget, account.committed)
+    account = _account(workspace)
+    left = None if account is None else what_is_left(task.budget, account.committed)
     facts: dict[str, Any] = {
         "task": task.name,
         "branch": branch,
@@ -92,17 +90,31 @@ def status(where: Where = Path("."), as_json: AsJson = False) -> None:
         "ideas_waiting": len(open_queue(workspace).waiting()),
     }
     if as_json:
-        budget = {"run": account.run_id, "spent": account.spent, "left": left}
-        print_json({**facts, "budget": budget})
+        run, spent = (None, None) if account is None else (account.run_id, account.spent)
+        print_json({**facts, "budget": {"run": run, "spent": spent, "left": left}})
     else:
         shown = {
             **facts,
             "selection": percent(facts["selection"]),
             "base_selection": percent(facts["base_selection"]),
-            "spent by the last run": describe_spent(account.spent) if account.run_id else None,
-            "left of its budget": describe_left(left),
+            "spent by the last run": describe_spent(account.spent) if account else "unknown",
+            "left of its budget": describe_left(left) if left else "unknown",
         }
         CONSOLE.print(table(task.name, ("what", "now"), list(shown.items())))
+
+
+def _account(workspace: Workspace) -> Account | None:
+    """Return what the last run has spent; None where the journal cannot say it."""
+    from agent.budget.account import read_account
+    from tools.clock import utc_now
+    from tools.errors import JournalError
+    from tools.journal import Journal
+
+    try:
+        return read_account(Journal(workspace.journal_file, clock=utc_now).events())
+    except (JournalError, OSError) as err:
+        ERROR_CONSOLE.print(str(err), markup=False, highlight=False, soft_wrap=True)
+        return None
 
 
 def report(

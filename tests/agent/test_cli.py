@@ -12,6 +12,7 @@ import pytest
 
 from tests.agent.bench import make_workspace, write_base, write_plan
 from tests.agent.test_flywheel import STRONG
+from tools.workspace import Workspace
 
 
 def bakehouse(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -69,6 +70,20 @@ def test_status_reads_the_branch(baked: Path) -> None:
     assert facts["unmerged_commits"] == 1
     assert facts["running"] is None
     assert facts["selection"] > 0.9
+    # Of a run in this journal, or of another that went before: without caps nothing is left or short.
+    assert set(facts["budget"]) == {"run", "spent", "left"}
+    assert set(facts["budget"]["left"].values()) == {None}
+
+
+def test_status_says_so_where_the_journal_cannot_tell_what_was_spent(baked: Path) -> None:
+    journal = Workspace(baked).journal_file
+    kept = journal.read_bytes()
+    journal.write_bytes(kept * 2)
+    try:
+        facts = answer("status", cwd=baked)
+        assert facts["budget"] == {"run": None, "spent": None, "left": None}
+    finally:
+        journal.write_bytes(kept)
 
 
 def test_lineage_shows_trials_that_are_not_merged_yet(baked: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.heartbeat_files import EXPERIMENTS_FILE, HEARTBEAT_FILE, FlywheelHeartbeat, keep_heartbeat
+from agent.plan import BudgetLeft
 from agent.progress import Event
 from agent.rulings import promote
 from tests.agent.review_sample import first_incumbent
@@ -68,6 +69,17 @@ def test_every_event_of_a_run_is_a_beat(tmp_path: Path) -> None:
     assert read(tmp_path)["timestamp"] == "2026-11-20T04:02:00Z"
     # Not measured yet is unknown, not 0.
     assert (read(tmp_path)["iteration"], read(tmp_path)["accuracy"]) == (None, None)
+
+
+def test_what_is_left_of_the_budget_stays_in_the_beat_once_it_is_known(tmp_path: Path) -> None:
+    heartbeat = FlywheelHeartbeat(tmp_path, clock)
+    notify = heartbeat.watched(lambda _: None)
+    notify(Event("train", "i0001", "started"))
+    assert "budget_left" not in read(tmp_path)
+    notify(Event("train", "i0001", "budget", left=BudgetLeft(trials=2, wall_s=9.5)))
+    notify(Event("train", "i0001", "done", wall_s=1.0))
+    left = read(tmp_path)["budget_left"]
+    assert (left["trials"], left["wall_s"], left["dollars"]) == (2, 9.5, None)
 
 
 def test_an_iteration_is_logged_once_with_its_metadata(tmp_path: Path, bakeoff: Bakeoff) -> None:

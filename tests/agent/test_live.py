@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from agent.cli.live import LiveView
+from agent.plan import BudgetLeft
 from agent.progress import Event
 from tools.lanes.resident import ResidentEngine
 
@@ -53,6 +54,20 @@ def test_a_log_says_when_a_step_begins_and_twice_a_minute_that_it_goes_on(tmp_pa
         "(30 s)",
     ]
     assert lines[-1] == "  i0001 scoring dev and selection: 2 min 15 s"
+
+
+def test_what_is_left_of_the_budget_is_shown_after_a_step_and_while_the_next_one_runs() -> None:
+    text = io.StringIO()
+    view = LiveView(Console(file=text, force_terminal=False, width=200))
+    uncapped = Event("plan", "i0001", "budget", text="no cap", left=BudgetLeft())
+    capped = Event("smoke", "i0001", "budget", text="3 trials", left=BudgetLeft(trials=3))
+    for event in (uncapped, capped, Event("train", "i0001", "started")):
+        view.notify(event)
+    view.close()
+    assert text.getvalue().splitlines() == [
+        "    budget left: 3 trials",
+        "  i0001 training the candidates (left: 3 trials) ...",
+    ]
 
 
 def test_a_terminal_keeps_the_lines_of_finished_steps_alone(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agent.budget.amounts import Amounts
+from agent.budget.ledger import Ledger
 from agent.cli.watch_commands import render
 from agent.heartbeat_files import FlywheelHeartbeat
 from agent.launch import start_flywheel
@@ -24,6 +26,7 @@ from tools.errors import TrainError
 from tools.jobs import wait_job
 from tools.journal import Journal
 from tools.lock import hold_workspace
+from tools.task import BudgetCaps
 from tools.yaml_text import dump_yaml
 
 
@@ -194,6 +197,35 @@ def test_what_a_planner_wrote_cannot_steer_the_terminal(bakeoff: Bakeoff, times:
     Console(file=text, width=200, force_terminal=True, color_system=None).print(render(view))
     assert "\x1b[2J" not in text.getvalue()
     assert "i0003: Keep [2Jc1 forged line [bold]" in text.getvalue()
+
+
+def test_what_is_spent_and_left_is_shown_and_a_running_steps_worst_case_is_taken_off(
+    bakeoff: Bakeoff, times: Times
+) -> None:
+    task = TASK.model_copy(update={"budget": BudgetCaps(trials=5, wall_s=4000)})
+    bakeoff.workspace.task_file.write_text(dump_yaml(task.model_dump(mode="json")))
+    log = begin(bakeoff, times)
+    log.begin_run("r0001")
+    ledger = Ledger(log, task.budget, count_gpus=lambda: 0, clock=times)
+    ledger.enter("r0001")
+    with ledger.spending("train", "i0003", Amounts(wall_s=3000.0, trials=("a", "b"))):
+        view = Watcher(bakeoff.workspace, clock=times).look()
+        assert (view.spent.trials, view.left.trials) == ((), 3)
+        assert view.left.wall_s == pytest.approx(1000, abs=60)
+    view = Watcher(bakeoff.workspace, clock=times).look()
+    text = io.StringIO()
+    Console(file=text, width=200).print(render(view))
+    assert "2 trials · left: 1 h 06 min of wall clock, 3 trials" in text.getvalue()
+    told = subprocess.run(
+        [sys.executable, "-P", "-m", "agent", "watch", "--json"],
+        cwd=bakeoff.workspace.root,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(told.stdout)["left"]["trials"] == 3
+    assert json.loads(told.stdout)["spent"]["trials"] == ["a", "b"]
 
 
 def test_the_command_prints_once_for_people_and_for_programs(bakeoff: Bakeoff, times: Times) -> None:
