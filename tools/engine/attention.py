@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from tools.engine.varlen import VarlenPlan, has_kernel, plan_varlen, varlen_attention
 from tools.errors import ModelError
 
 __all__ = [
@@ -83,6 +84,8 @@ class PackedDocuments:
     source_R: torch.Tensor | None
     """The stream's token in each filled slot; None where no token fills two, and then slot_N
     is the filled slots in the stream's order."""
+    varlen: VarlenPlan | None = None
+    """The same for the kernel that pads nothing, where the stream is on a device that may have it."""
 
 
 def pack_documents(lengths: Sequence[int], device: torch.device | str = "cpu") -> PackedDocuments:
@@ -131,6 +134,7 @@ def pack_places(
         identity,
         filled_R.to(device),
         source_R.to(device) if shared else None,
+        plan_varlen(documents, n_tokens, device) if torch.device(device).type == "cuda" else None,
     )
 
 
@@ -197,6 +201,9 @@ def packed_attention(
     assert documents is not None
     # [1, H, N, D] -> [N, H, D]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    plan = documents.varlen
+    if plan is not None and has_kernel(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[2]):
+        return varlen_attention(q, k, v, plan, scaling).unsqueeze(0), None
     if not documents.is_identity:
         q, k, v = (_pad(x, documents) for x in (q, k, v))
     out = _attend(q, k, v, documents.buckets, scaling)
