@@ -6,6 +6,7 @@ model, real training. Only the model that plans is scripted, behind a real serve
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pty
@@ -44,8 +45,8 @@ SCRIPT: tuple[Reply, ...] = (
     call(
         ("read_dev_failures", {"page": 1}), ("read_lineage", {}), ("look_up_decision", {"question": "recipe"})
     ),
-    # It tries to move the goal and to plan outside the ranges; both are refused, and it may mend its plan.
-    submit({"epochs": 50}, {"base_model": "another"}, gain=0.5, target_score=0.01),
+    # It leaves the ranges and reaches for what is locked; both are refused, and it may mend its plan.
+    submit({"epochs": 50}, {"base_model": "another"}, gain=0.5),
     submit(
         {"lora_target_modules": MLP},
         {"lora_target_modules": MLP, "epochs": 2},
@@ -97,9 +98,8 @@ def test_a_bakeoff_that_a_model_plans_runs_unattended(workspace: Workspace) -> N
     sealed = [f'"{split}-' for split in ("selection", "test")]
     assert not any(name in json.dumps(request) for request in api.requests for name in sealed)
     refused = " ".join(record["notes"])
-    for thing in ("target_score", "epochs", "base_model"):
+    for thing in ("refused: proposal 1: epochs", "refused: proposal 2: 'base_model'"):
         assert thing in refused
-    assert workspace.load_task().target_score == 0.97
 
 
 def ask_scripted_model(workspace: Workspace, api: MessagesApi) -> None:
@@ -155,7 +155,7 @@ def check_the_morning(workspace: Workspace, *, planner: str) -> dict[str, Any]:
     kept = TrainRecipe.from_yaml(workspace.worktree_dir / "recipe.yaml")
     assert entry.provenance.recipe_digest == kept.digest
     for page in (lineage / "i0001" / "report.html", workspace.reports_dir / "i0001" / "report.html"):
-        assert record["decision"].split(":")[0] in page.read_text(encoding="utf-8")
+        assert record["decision"] in html.unescape(page.read_text(encoding="utf-8"))
     beat = json.loads((workspace.state_dir / "flywheel_heartbeat.json").read_text(encoding="utf-8"))
     assert beat["status"] == "completed"
     status = read_json(workspace, "status")
