@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent.background_notes import write_additions
+from agent.ideas.queue import QueueItem
 from agent.lineage_view import open_lineage
 from agent.records import IterationRecord
 from agent.review.log import read_reviews
@@ -14,10 +17,16 @@ _RECENT = 40
 _DETAILED = 6
 
 
-def write_context_files(here: Workspace, task: Task, record: IterationRecord) -> None:
-    """Write both files into a workspace folder, and the page of additions where there are any."""
+def write_context_files(
+    here: Workspace, task: Task, record: IterationRecord, waiting: Sequence[QueueItem] = ()
+) -> None:
+    """Write both files into a workspace folder, and the page of additions where there are any.
+
+    Args:
+        waiting: The ideas that the queue holds after the iteration.
+    """
     write_text_atomic(here.root / "AGENT_CONTEXT.md", render_context(here, task, record))
-    write_text_atomic(here.root / "PLAN.md", render_plan(task, record))
+    write_text_atomic(here.root / "PLAN.md", render_plan(task, record, waiting))
     write_additions(here.root, record)
 
 
@@ -43,8 +52,8 @@ def render_context(here: Workspace, task: Task, record: IterationRecord) -> str:
     )
 
 
-def render_plan(task: Task, record: IterationRecord) -> str:
-    """Return the last plan beside what came of it."""
+def render_plan(task: Task, record: IterationRecord, waiting: Sequence[QueueItem] = ()) -> str:
+    """Return the last plan beside what came of it, and what waits to be tried."""
     lines = [
         f"# Plan of {record.iteration_id} on {task.name}",
         "",
@@ -66,7 +75,25 @@ def render_plan(task: Task, record: IterationRecord) -> str:
         )
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     notes = [f"- {_one_line(note)}" for note in record.notes]
-    return "\n".join([*lines, "", _one_line(record.decision), "", *notes, *([""] if notes else [])])
+    queue = _render_queue(waiting)
+    parts = [*lines, "", _one_line(record.decision), "", *notes, *([""] if notes else []), *queue]
+    return "\n".join(parts)
+
+
+def _render_queue(waiting: Sequence[QueueItem]) -> list[str]:
+    if not waiting:
+        return []
+    head = [
+        "Ideas that wait:",
+        "",
+        "| idea | what | hypothesis | expected | author |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [
+        (item.id, str(item.idea), item.idea.hypothesis, _points(item.idea.expected_gain), item.author)
+        for item in waiting[:_RECENT]
+    ]
+    return [*head, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows), ""]
 
 
 def _points(gain: float | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.background_notes import ADDITIONS_FILE
 from agent.context_files import write_context_files
+from agent.ideas.queue import open_queue
 from agent.incumbent import INCUMBENT, INCUMBENT_NAME, Incumbent, save_incumbent
 from agent.published_rows import publish_rows
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
@@ -19,6 +20,7 @@ from tools.evaluation.scores import read_scores, write_scores
 from tools.files import write_bytes_atomic
 from tools.hardware import detect
 from tools.lineage import FailureLabel, LineageStore, Trial
+from tools.model_digest import digest_base_model
 from tools.repo import ITERATION_TRAILER, Worktree
 from tools.task import Task
 from tools.versions import library_versions
@@ -56,9 +58,10 @@ def publish(
         write_trial(workspace, here, trial)
     append_lineage(here, task, record)
     rows = publish_rows(workspace, here, record, incumbent)
-    found = build_entry(task, record, incumbent, commit=worktree.head)
+    base = digest_base_model(incumbent.train_recipe.resolve(workspace.root).base_model)
+    found = build_entry(task, record, incumbent, commit=worktree.head, base_model_digest=base)
     entry = write_entry(found, here.entries_dir, replace=True)
-    write_context_files(here, task, record)
+    write_context_files(here, task, record, open_queue(workspace).waiting())
     report = write_report(
         record,
         task=task,
@@ -84,7 +87,12 @@ def append_lineage(here: Workspace, task: Task, record: IterationRecord) -> None
 
 
 def build_entry(
-    task: Task, record: IterationRecord, incumbent: Incumbent, *, commit: str | None = None
+    task: Task,
+    record: IterationRecord,
+    incumbent: Incumbent,
+    *,
+    commit: str | None = None,
+    base_model_digest: str | None = None,
 ) -> DecideEntry:
     """Return the decision as an entry of the corpus: what was asked, found, and on what evidence."""
     best = _deciding_ruling(record)
@@ -97,6 +105,7 @@ def build_entry(
         recipe_digest=incumbent.train_recipe.digest,
         data_digest=incumbent.locks.data_digest,
         base_model=incumbent.train_recipe.base_model,
+        base_model_digest=base_model_digest,
         seeds=tuple(seeds),
         n_items=best.n_items if best else None,
         effect=best.gain if best else None,

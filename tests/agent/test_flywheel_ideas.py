@@ -86,13 +86,15 @@ def test_a_waiting_patch_is_tried_first_and_its_item_says_what_came_of_it(base: 
     )
     queue.add(gone, author="a person")
     queue.add(good, author="ideator/tiny")
+    asked = DataRequest(focus="green | amber\n| none |", rows=20)
+    queue.add(Idea(hypothesis="two are rare", data_request=asked), author="a person")
     result = run_flywheel(workspace, planner=open_planner("optuna"), run_worker=run_here)
     (record,) = result.records
     assert result.incumbent is not None
     assert (record.planner, record.promoted) == ("optuna", "c1")
     assert [candidate.idea for candidate in record.candidates] == ["q0002", None]
     assert "from the queue: q0002" in record.notes
-    dropped, done = queue.items()
+    dropped, done, waits = queue.items()
     assert (dropped.state, dropped.reason) == ("dropped", "the incumbent has these values already")
     assert (done.state, done.verdict, done.iteration, done.candidate) == ("done", "keep", "i0001", "c1")
     assert done.trials == ("i0001-c1-s17",)
@@ -101,7 +103,12 @@ def test_a_waiting_patch_is_tried_first_and_its_item_says_what_came_of_it(base: 
     lineage = {trial.exp_id: trial for trial in LineageStore(workspace.worktree_dir / "lineage").all_trials()}
     assert lineage["i0001-c1-s17"].specialist == "ideator/tiny"
     assert lineage["i0001-c2-s17"].specialist == "optuna"
-    assert "(idea q0002, by ideator/tiny)" in git(workspace.root, "show", "bakehouse/colours:PLAN.md")
+    page = git(workspace.root, "show", "bakehouse/colours:PLAN.md")
+    assert "(idea q0002, by ideator/tiny)" in page
+    # Nobody allowed data work, so the request waits, and the plan says so.
+    assert waits.state == "queued"
+    told = "| q0003 | 20 rows: green \\| amber \\| none \\| | two are rare | unknown | a person |"
+    assert told in page
     # An ideator that is asked now knows what was measured, and what a reference may name.
     ideator = open_ideator(workspace, queue)
     state = ideator.brief(2).state
