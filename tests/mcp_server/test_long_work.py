@@ -47,6 +47,7 @@ def sleeper(workspace: Workspace, *, seconds: float = 1000, key: str | None = No
     return start_job(workspace.jobs_dir, "merge", argv, cwd=workspace.root, idempotency_key=key).id
 
 
+@pytest.mark.timeout(900)
 async def test_a_client_that_dies_loses_nothing_and_the_next_one_goes_on(
     over_stdio: StdioServerParameters, workspace: Workspace
 ) -> None:

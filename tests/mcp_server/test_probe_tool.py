@@ -48,6 +48,7 @@ async def probe(client: Client, **arguments: Any) -> str:
     return str(started["job_id"])
 
 
+@pytest.mark.timeout(900)
 async def test_what_a_training_taught_is_seen_by_a_probe_of_knowledge(
     over_stdio: StdioServerParameters, workspace: Workspace
 ) -> None:
