@@ -11,7 +11,7 @@ from agent.budget.estimates import Pace
 from agent.budget.ledger import Ledger
 from agent.plan import PlanContext
 from agent.planners.planner import Planner, costs_of
-from agent.records import TrialRecord
+from agent.records import NOT_TRAINED, TrialRecord
 from tools.errors import BudgetError
 
 __all__ = [
@@ -110,4 +110,4 @@ def _left_out(trial: TrialRecord, refusal: str, begun: bool) -> TrialRecord:
     if begun:
         told = f"cut off while it trained, and the budget does not cover going on: {refusal}"
         return trial.model_copy(update={"status": "train_overrun", "error": told})
-    return trial.model_copy(update={"status": "not_run", "error": f"not trained: {refusal}"})
+    return trial.model_copy(update={"status": "not_run", "error": f"{NOT_TRAINED}{refusal}"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +10,10 @@ from agent.budget.amounts import Amounts
 from agent.plan import BudgetLeft
 from agent.planners.usage import PlannerUsage
 from tools.recipe import TrainRecipe
+
+
+NOT_TRAINED: Final = "not trained: "
+"""What begins the reason of a candidate that the budget did not cover."""
 
 
 class Record(BaseModel):
@@ -39,6 +43,11 @@ class CandidateRecord(Record):
     @property
     def train_recipe(self) -> TrainRecipe:
         return TrainRecipe.from_dict(self.recipe)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether nothing but the budget kept it from being trained."""
+        return self.rejected is not None and self.rejected.startswith(NOT_TRAINED)
 
 
 class TrialRecord(Record):

@@ -47,7 +47,12 @@ def note_plan(queue: IdeaQueue, iteration: str, plan: Plan) -> None:
 def settle_ideas(queue: IdeaQueue, record: IterationRecord) -> None:
     """Say what came of the ideas that an iteration tried."""
     for candidate in record.candidates:
-        if candidate.idea is not None:
+        if candidate.idea is None:
+            continue
+        if candidate.is_left_out:
+            # What the budget did not cover was not tried: it waits for another run.
+            queue.release(candidate.idea, str(candidate.rejected))
+        else:
             _settle(queue, record, candidate, candidate.idea)
 
 

@@ -123,6 +123,7 @@ def test_a_candidate_that_the_budget_does_not_cover_is_recorded_and_not_trained(
     assert record.ruling("c1") is not None
     assert record.ruling("c2") is None
     assert "gpu_hours" in str(record.candidates[1].rejected)
+    assert [candidate.is_left_out for candidate in record.candidates] == [False, True]
     assert n_commits(workspace) == 1
     (entry,) = load_entries(dirs=[workspace.worktree_dir / "decide-entries"])
     assert any("not trained" in finding.evidence for finding in entry.findings)
