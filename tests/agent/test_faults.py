@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tools.errors import (
     TrainError,
 )
 from tools.journal import Journal
-from tools.lanes.local import run_spec
+from tools.lanes.local import run_engine, run_spec
 
 # As torch, CUDA's runtime and NVML word them.
 GPU_LOST = (
@@ -289,6 +290,23 @@ def test_a_worker_that_a_cap_ended_is_told_from_one_that_died() -> None:
         run_metered(meter, run)
     assert meter.noted == [None]
     assert run_metered(None, lambda: {"usage": None}) == {"usage": None}
+
+
+def test_a_real_worker_is_ended_when_the_cap_is_reached(tmp_path: Path) -> None:
+    class Meter:
+        def limit_s(self) -> float:
+            return 0.5
+
+        def note_worker(self, wall_s: float, gpus: int | None) -> None:
+            assert wall_s >= 0.5
+
+    # It does not get as far as reading its specification: loading torch alone takes longer.
+    spec = {"kind": "train", "result_path": str(tmp_path / "r.json")}
+    run = partial(run_engine, spec, spec_path=tmp_path / "s.json", log_path=tmp_path / "log")
+    with pytest.raises(BudgetError, match="a cap of the budget ended the worker") as caught:
+        run_metered(Meter(), run)
+    assert "over its limit" in str(caught.value.__cause__)
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_a_result_says_what_its_worker_held() -> None:
