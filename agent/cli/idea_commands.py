@@ -132,6 +132,8 @@ def _print_ideation(found: Ideation) -> None:
     lines = [f"{len(found.queued)} idea(s) queued, {len(found.refused)} refused"]
     if found.calls:
         lines.append(f"{found.calls} calls, {found.tokens} tokens")
+    if found.note:
+        lines.append(found.note)
     for line in lines:
         CONSOLE.print(line, markup=False, highlight=False)
 

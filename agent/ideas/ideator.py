@@ -23,7 +23,7 @@ from agent.teachers.asking import Asker
 from agent.teachers.meter import Caps, Meter
 from agent.teachers.teacher import Teacher
 from agent.trials import TrialRunner
-from tools.errors import IdeaError, TrainError
+from tools.errors import BudgetError, IdeaError, JudgeError, TrainError
 from tools.task import Task
 from tools.workspace import Workspace
 from tools.yaml_text import parse_yaml
@@ -43,6 +43,8 @@ class Ideation:
     refused: tuple[Refused, ...]
     calls: int = 0
     tokens: int = 0
+    note: str = ""
+    """Why refused proposals could not be mended, where that is so."""
 
 
 @dataclass(frozen=True)
@@ -70,37 +72,37 @@ class Ideator:
         meter = Meter(caps)
         asker = Asker(teacher, meter, sleep=sleep)
         brief, author = self.brief(n), f"ideator/{teacher.name}"
-        first = self._check(asker.ask(brief.head, brief.state, max_tokens=_REPLY_TOKENS).text)
-        queued = list(self._queue(first, author, keep_refused=False))
-        refused = first.refused
-        if refused and len(queued) < n:
-            mended = replace(self, context=replace(self.context, ideas=(*self.context.ideas, *queued)))
-            question = f"{brief.state}\n\n{mend_question(refused)}"
-            second = mended._check(asker.ask(brief.head, question, max_tokens=_REPLY_TOKENS).text)
-            queued += mended._queue(second, author, keep_refused=False)
-            refused = (*refused, *second.refused)
-        self._keep(refused, author)
-        return Ideation(tuple(queued), refused, meter.spent.calls, meter.spent.tokens)
+        first = self._check(asker.ask(brief.head, brief.state, max_tokens=_REPLY_TOKENS).text, n)
+        queued, refused, note = self._queue(first, author), first.refused, ""
+        if first.refused and len(queued) < n:
+            question = f"{brief.state}\n\n{mend_question(first.refused)}"
+            known = replace(self, context=replace(self.context, ideas=(*self.context.ideas, *queued)))
+            try:
+                reply = asker.ask(brief.head, question, max_tokens=_REPLY_TOKENS).text
+            except (BudgetError, JudgeError) as err:
+                # What came of the first question is queued already, and stays.
+                note = f"nothing was mended: {err}"
+            else:
+                second = known._check(reply, n - len(queued))
+                queued, refused = (*queued, *self._queue(second, author)), (*refused, *second.refused)
+        return Ideation(queued, refused, meter.spent.calls, meter.spent.tokens, note)
 
     def take(self, proposals: Sequence[Any], *, author: str) -> Ideation:
         """Check proposals that came from elsewhere and queue those that may be tried."""
         found = check_proposals(proposals, self.context, self.sources, max_cost_ratio=_MAX_COST_RATIO)
-        return Ideation(tuple(self._queue(found, author, keep_refused=True)), found.refused)
+        return Ideation(self._queue(found, author), found.refused)
 
-    def _check(self, reply: str) -> CheckedProposals:
-        return check_proposals(
-            find_objects(reply), self.context, self.sources, max_cost_ratio=_MAX_COST_RATIO
-        )
+    def _check(self, reply: str, most: int) -> CheckedProposals:
+        """Check a reply; of a ranked list that is longer than asked for the best are looked at."""
+        proposals = find_objects(reply)[: 2 * most]
+        found = check_proposals(proposals, self.context, self.sources, max_cost_ratio=_MAX_COST_RATIO)
+        return replace(found, ideas=found.ideas[:most])
 
-    def _queue(self, found: CheckedProposals, author: str, *, keep_refused: bool) -> Sequence[QueueItem]:
-        if keep_refused:
-            self._keep(found.refused, author)
-        items = [self.queue.add(idea, author=author) for idea in found.ideas]
-        return [item for item in items if item is not None]
-
-    def _keep(self, refused: Sequence[Refused], author: str) -> None:
-        for one in refused:
+    def _queue(self, found: CheckedProposals, author: str) -> tuple[QueueItem, ...]:
+        for one in found.refused:
             self.queue.refuse(author=author, proposal=one.proposal, reason=one.reason)
+        items = (self.queue.add(idea, author=author) for idea in found.ideas)
+        return tuple(item for item in items if item is not None)
 
 
 def open_ideator(workspace: Workspace, queue: IdeaQueue) -> Ideator:

@@ -166,6 +166,21 @@ def test_prose_fences_and_thoughts_around_the_array_do_no_harm(
     assert found.refused == ()
 
 
+def test_of_a_list_longer_than_asked_for_the_best_are_queued(desk: Workspace, server: TeacherServer) -> None:
+    server.answer = answers([{**GOOD, "patch": {"lora_rank": n}} for n in range(2, 12)])
+    found = ideator(desk).ask(ask_teacher(server), n=3, caps=CAPS)
+    assert [str(item.idea) for item in found.queued] == ["lora_rank 2", "lora_rank 3", "lora_rank 4"]
+    assert len(server.asked) == 1
+
+
+def test_what_was_queued_stays_when_the_rest_cannot_be_mended(desk: Workspace, server: TeacherServer) -> None:
+    server.answer = answers([GOOD, {**GOOD, "patch": {"seed": 1}}])
+    found = ideator(desk).ask(ask_teacher(server), n=3, caps=Caps(calls=1))
+    assert [item.id for item in found.queued] == ["q0001"]
+    assert found.note.startswith("nothing was mended: the cap of 1 calls is reached")
+    assert len(open_queue(desk).refusals()) == 1
+
+
 def test_a_teacher_that_says_nothing_or_is_out_or_too_dear_queues_nothing(
     desk: Workspace, server: TeacherServer
 ) -> None:
