@@ -21,16 +21,19 @@ def entry_dirs(workspace: Workspace | None) -> Sequence[Path]:
 def current_environment(workspace: Workspace | None) -> Environment:
     """Return what this machine and workspace have today, for decisions to be compared with."""
     from tools.hardware import detect
+    from tools.model_digest import digest_base_model
     from tools.versions import library_versions
 
-    base_model = None
+    base_model = digest = None
     if workspace is not None:
         try:
-            base_model = workspace.load_recipe().base_model
+            recipe = workspace.load_recipe()
+            base_model = recipe.base_model
+            digest = digest_base_model(recipe.resolve(workspace.root).base_model)
         except BakehouseError:
             # An unreadable recipe says nothing about the corpus.
             base_model = None
-    return Environment(base_model, driver=detect().driver, library_versions=library_versions())
+    return Environment(base_model, digest, driver=detect().driver, library_versions=library_versions())
 
 
 def corpus_reports(workspace: Workspace | None, freshness_days: int) -> list[StalenessReport]:

@@ -58,6 +58,7 @@ def build_entry(
     *,
     recipe_digest: str,
     base_model: str,
+    base_model_digest: str | None,
     task_name: str,
     commit: str,
 ) -> DecideEntry:
@@ -78,7 +79,7 @@ def build_entry(
         sources=(f"lineage/{record.iteration_id}/report.html", f"decide-entries/{old.slug}.yaml"),
         supersedes=(old.slug,) if settled and not moved else (),
         notes=record.decision,
-        provenance=_provenance(pair, record, recipe_digest, base_model, commit),
+        provenance=_provenance(pair, record, recipe_digest, (base_model, base_model_digest), commit),
         extra={RERUN_OF: old.slug, "outcome": outcome},
     )
 
@@ -102,7 +103,7 @@ def _findings(pair: Pair, record: IterationRecord, outcome: Outcome) -> tuple[De
 
 
 def _provenance(
-    pair: Pair, record: IterationRecord, recipe_digest: str, base_model: str, commit: str
+    pair: Pair, record: IterationRecord, recipe_digest: str, base: tuple[str, str | None], commit: str
 ) -> Provenance:
     ruling = record.ruling(record.candidates[0].candidate_id)
     known = ruling is not None and ruling.low is not None and ruling.high is not None
@@ -111,7 +112,8 @@ def _provenance(
         commit=commit,
         recipe_digest=recipe_digest,
         data_digest=pair.provenance.data_digest,
-        base_model=base_model,
+        base_model=base[0],
+        base_model_digest=base[1],
         seeds=tuple(sorted({trial.seed for trial in record.trials if trial.scored})),
         n_items=ruling.n_items if ruling and known else None,
         effect=ruling.gain if ruling else None,

@@ -14,6 +14,7 @@ from agent.rerun.outcome import Outcome, build_entry
 from agent.rerun.pair import DECISION_TRAILER, Pair
 from tools.decisions import write_entry
 from tools.files import write_text_atomic
+from tools.model_digest import digest_base_model
 from tools.repo import ITERATION_TRAILER
 from tools.workspace import Workspace
 
@@ -44,6 +45,7 @@ def publish_rerun(
         outcome,
         recipe_digest=kept.train_recipe.digest,
         base_model=kept.train_recipe.base_model,
+        base_model_digest=digest_base_model(kept.train_recipe.resolve(bench.workspace.root).base_model),
         task_name=bench.task.name,
         commit=worktree.head,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import subprocess
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.corpus import entry_is_stale
+from agent.corpus import current_environment, entry_is_stale
 from agent.job_state import look_at_job
 from agent.progress import Event
 from agent.rerun.listing import Prospect, list_prospects
@@ -25,9 +27,10 @@ from tests.agent.test_flywheel import STRONG, WEAK, git, turn
 from tests.git_project import isolate_git
 from tools.decisions import DecideEntry, decide, load_entries
 from tools.errors import DecideError, TrainError
-from tools.freshness import Environment, refresh
+from tools.freshness import Environment, refresh, staleness
 from tools.jobs import wait_job
 from tools.lineage import LineageStore
+from tools.model_digest import digest_base_model
 from tools.repo import find_repo
 from tools.task import BudgetCaps
 from tools.workspace import Workspace
@@ -218,6 +221,23 @@ def test_on_the_base_model_of_today_the_answer_is_measured_beside_the_old_one(
     assert new.provenance.base_model == str(base)
     (again,) = list_prospects(workspace, [report], is_stale=stale)
     assert new.slug in str(again.obstacle)
+
+
+def test_other_weights_under_the_same_name_make_a_decision_stale(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    old = only_entry(workspace)
+    assert old.provenance is not None
+    assert old.provenance.base_model_digest is not None
+    now = current_environment(workspace)
+    assert staleness(old, today=old.created, environment=now) == ()
+    weights = shutil.copytree(str(now.base_model), tmp_path / "base")
+    data = bytearray((weights / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (weights / "model.safetensors").write_bytes(data)
+    moved = dataclasses.replace(now, base_model_digest=digest_base_model(str(weights)))
+    (reason,) = staleness(old, today=old.created, environment=moved)
+    assert reason.startswith("the base model's digest was ")
 
 
 def test_recipes_that_do_not_train_here_leave_no_trace_on_the_branch(workspace: Workspace) -> None:

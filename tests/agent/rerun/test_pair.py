@@ -118,6 +118,7 @@ def new_entry(baked: Baked, pair: Pair, found: RulingRecord, *, base_model: str)
         judge(pair, found),
         recipe_digest="0" * 64,
         base_model=base_model,
+        base_model_digest="2" * 64,
         task_name=TASK.name,
         commit="1" * 40,
     )
