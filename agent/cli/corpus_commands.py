@@ -13,12 +13,17 @@ from agent.cli.output import CONSOLE, ERROR_CONSOLE, duration, percent, points, 
 from agent.cli.run_commands import report_job
 from agent.launch import save_result, start_rerun
 from agent.score_sets import newest
+from tools.commit_message import fold_line
 from tools.errors import TaskError
 from tools.workspace import Workspace
 
 if TYPE_CHECKING:
     from tools.freshness import StalenessReport
     from tools.task import BudgetCaps
+
+
+# What the other columns of the table take where gains and times are large.
+_LINEAGE_WIDTH = 70
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +57,7 @@ def lineage(
                 percent(t.core_metric),
                 points(t.delta_vs_best),
                 duration(t.total_s),
-                t.hypothesis,
+                _cut(t.hypothesis),
             )
             for t in trials
         ]
@@ -60,6 +65,13 @@ def lineage(
         # Whatever else a narrow terminal folds, a name stays one that can be copied.
         shown.columns[0].no_wrap = True
         CONSOLE.print(shown)
+
+
+def _cut(text: str) -> str:
+    """Return a hypothesis in what a row has left for it; --json and --markdown have the whole."""
+    room = max(10, CONSOLE.width - _LINEAGE_WIDTH)
+    line = fold_line(text)
+    return line if len(line) <= room else f"{line[: room - 1]}…"
 
 
 def decide(
