@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.budget.account import RESERVED, SETTLED, read_account
+from agent.budget.limits import describe_left, what_is_left
 from agent.launch import load_result, option_of
 from agent.score_sets import run_dir_of
 from tools.child import tail
+from tools.clock import utc_now
 from tools.errors import BakehouseError
 from tools.jobs import JobRecord
+from tools.journal import Journal
 from tools.poll import RunProgress, read_progress
 from tools.workspace import Workspace
 
@@ -119,7 +123,12 @@ def _flywheel(workspace: Workspace, job: JobRecord) -> JobState:
         return JobState(result="\n".join([*lines, f"stopped: {result.get('stopped_by')}"]))
     try:
         event = json.loads(tail(workspace.journal_file, lines=1))
-        return JobState(phase=f"{event['key']}: {event['step'] or event['event']} ({event['event']})")
+        # The debits of a step are written while it runs.
+        word = "start" if event["event"] in (RESERVED, SETTLED) else event["event"]
+        phase = f"{event['key']}: {event['step'] or event['event']} ({word})"
+        left = read_account(Journal(workspace.journal_file, clock=utc_now).events()).committed
+        told = what_is_left(workspace.load_task().budget, left)
+        return JobState(phase=f"{phase}; left of the budget: {describe_left(told)}")
     except (ValueError, KeyError, TypeError, OSError):
         return JobState()
 

@@ -18,6 +18,7 @@ from agent.budget.amounts import Amounts
 from agent.budget.ledger import Ledger
 from agent.cli.watch_commands import render
 from agent.heartbeat_files import FlywheelHeartbeat
+from agent.job_state import look_at_job
 from agent.launch import start_flywheel
 from agent.watching import FlywheelView, Watcher
 from tests.agent.review_sample import first_incumbent
@@ -212,6 +213,11 @@ def test_what_is_spent_and_left_is_shown_and_a_running_steps_worst_case_is_taken
         view = Watcher(bakeoff.workspace, clock=times).look()
         assert (view.spent.trials, view.left.trials) == ((), 3)
         assert view.left.wall_s == pytest.approx(1000, abs=60)
+        job = start_flywheel(bakeoff.workspace, plan_file=bakeoff.workspace.root / "no plan.yaml")
+        phase = look_at_job(bakeoff.workspace, job).phase
+        assert phase is not None
+        assert phase.startswith("i0003: train (start); left of the budget: ")
+        wait_job(bakeoff.workspace.jobs_dir, job.id, timeout_s=60)
     view = Watcher(bakeoff.workspace, clock=times).look()
     text = io.StringIO()
     Console(file=text, width=200).print(render(view))
