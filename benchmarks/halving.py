@@ -36,6 +36,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tools.dataset import load_dataset  # noqa: E402
 from tools.engine.base import LoadedBase, load_base  # noqa: E402
 from tools.engine.evaluate import evaluate_adapters  # noqa: E402
 from tools.engine.halving import Halving, cut  # noqa: E402
@@ -85,6 +86,8 @@ class Arm:
     winner: str
     winner_score: float
     statuses: dict[str, str]
+    judged: dict[str, float]
+    """Mean over the judged rows of everyone who was left."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def run_arm(
     means = {name: fmean(found) for name, found in scores.items()}
     winner = max(means, key=lambda name: means[name])
     statuses = {result.trial_id: f"{result.status} at {result.steps}" for result in results}
-    return Arm(wall_s, cpu_s, sum(r.steps for r in results), winner, means[winner], statuses), results
+    return Arm(wall_s, cpu_s, sum(r.steps for r in results), winner, means[winner], statuses, means), results
 
 
 def score(
@@ -168,7 +171,11 @@ def score(
 
 
 def measure_curves(
-    base: LoadedBase, folder: Path, results: Sequence[MemberResult], options: argparse.Namespace
+    base: LoadedBase,
+    folder: Path,
+    results: Sequence[MemberResult],
+    final: dict[str, float],
+    options: argparse.Namespace,
 ) -> Curves:
     """Score the checkpoints of a training to the end on all dev rows."""
     dev: dict[str, list[list[float]]] = {result.trial_id: [] for result in results}
@@ -179,10 +186,7 @@ def measure_curves(
             adapters[result.trial_id] = str(folder_of / f"iter_{round(part * result.total_steps):07d}")
         for name, scores in score(base, folder, adapters, "dev", options).items():
             dev[name].append(scores)
-    judged = {r.trial_id: str(r.adapter_dir) for r in results}
-    final = score(base, folder, judged, "selection", options)
-    n_judged = len(next(iter(final.values())))
-    return Curves(dev, {name: fmean(found) for name, found in final.items()}, n_judged)
+    return Curves(dev, final, len(load_dataset(EXAMPLE / "data/selection.jsonl").rows))
 
 
 def simulate(curves: Curves, search: Halving, n_items: int, *, draws: int, seed: int) -> Risk:
@@ -290,7 +294,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, list[Arm]], Curves]:
                 arms[name].append(arm)
                 print(f"turn {turn + 1}, {name}: {arm.wall_s:.1f} s, {arm.steps} steps", file=sys.stderr)
                 if name == "whole" and curves is None:
-                    curves = measure_curves(base, folder, results, options)
+                    curves = measure_curves(base, folder, results, arm.judged, options)
     assert curves is not None
     return arms, curves
 
