@@ -88,9 +88,12 @@ class JobWatch:
                 group.cancel_scope.cancel()
 
     async def _watch(self) -> None:
+        # The first look is taken for nobody too: it reads all that ever ran, which no client has to wait for.
+        is_first = True
         while True:
             await anyio.sleep(_LOOK_EVERY_S)
-            if self.bus.n_listeners:
+            if is_first or self.bus.n_listeners:
+                is_first = False
                 for job in await run_sync(self._look):
                     await self.bus.publish(JobMoved(uri_of_job(job.id), job))
 
