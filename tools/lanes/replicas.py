@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from tools.child import GRACE_S
 from tools.errors import TrainError
+from tools.files import write_json_atomic
 from tools.lanes.devices import WorkerPlace, worker_places
 from tools.lanes.parts import divide, join, part_path
 from tools.lanes.resident import ResidentEngine
@@ -97,10 +98,11 @@ class ReplicatedEngine:
                 raise
         results = [future.result() for future in futures]
         if stop.is_set():
-            raise next(
-                (one for one in results if isinstance(one, TrainError)), TrainError("stopped on request")
-            )
-        return join(spec, parts, results)
+            ended = [result for result in results if isinstance(result, TrainError)]
+            raise ended[0] if ended else TrainError("the engine was stopped on request")
+        joined = join(spec, parts, results)
+        write_json_atomic(spec["result_path"], joined)
+        return joined
 
     def release(self) -> None:
         """End the processes, and so give their memory back; the next spec starts others."""

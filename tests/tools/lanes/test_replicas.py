@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -89,6 +90,7 @@ def test_two_workers_give_what_one_gives_bit_for_bit(base, two, tmp_path):
         two, spec, tmp_path / "two", on_poll=lambda _: polled.append(threading.get_ident()), poll_s=0.05
     )
     assert len(two.pids) == 2
+    assert json.loads((tmp_path / "two" / "result.json").read_text(encoding="utf-8")) == shared
     assert set(polled) == {threading.get_ident()}
     with ReplicatedEngine((WorkerPlace("one", {}, 1),)) as one:
         alone = run(one, train_spec(base, tmp_path / "one", 6, 3, 4), tmp_path / "one")
