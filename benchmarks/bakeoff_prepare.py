@@ -188,6 +188,7 @@ def main(path: str) -> None:
         "n_rows": len(rendered),
         "mean_tokens": sum(lengths) / len(lengths),
         "longest": max(lengths),
+        "longest_prompt": max(row.loss_mask.index(True) for row in rendered),
         "supervised": sum(sum(row.loss_mask) for row in rendered) / sum(lengths),
         "shared_prefix": shared_length([EncodedRow("", r.input_ids, r.loss_mask) for r in rendered]),
         "n_params": read_shape(model).n_params,

@@ -26,11 +26,12 @@ def envelope(
     spark: Annotated[bool, typer.Option(help="Reckon for a DGX Spark instead of this machine.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what serving a model takes: weights, KV cache, and the longest context that fits."""
+    """Say what serving a model takes (weights, KV cache, the longest context), and training an adapter."""
     from tools.capabilities import SPARK, inference_envelope, practical_inference_envelope
     from tools.errors import CapabilityError
-    from tools.hardware import detect, read_shape
+    from tools.hardware import detect, estimate, read_shape
     from tools.models import resolve_base_model
+    from tools.recipe import TrainRecipe
 
     hardware = SPARK if spark else detect()
     try:
@@ -48,10 +49,14 @@ def envelope(
         dtype: inference_envelope(shape, hardware=hardware, ctx=ctx, batch=batch, dtype=dtype)
         for dtype in ("fp32", "bf16", "fp8", "int4")
     }
+    # A recipe of defaults, one row at a time: what a first trial would ask for.
+    recipe = TrainRecipe(model, "train.jsonl", "out", micro_batch_size=1, seq_length=ctx)
+    training = estimate(recipe, shape, hardware, row_tokens=ctx)
     if as_json:
-        facts = {
+        facts: dict[str, dict[str, object]] = {
             dtype: {**vars(e), "total_bytes": e.total_bytes, "fits": e.fits} for dtype, e in found.items()
         }
+        facts["training"] = {"total_bytes": training.total_bytes, "fits": training.fits}
         print_json(
             {"hardware": hardware.name, "parameters": shape.n_params, "ctx": ctx, "batch": batch, **facts}
         )
@@ -69,3 +74,11 @@ def envelope(
     title = f"{model} ({shape.n_params / 1e6:.0f}M weights) on {hardware.name}, {batch} x {ctx} tokens"
     columns = ("weights in", "weights", "KV cache", "", "longest context a sequence")
     CONSOLE.print(table(title, columns, rows))
+    verdict = "fits" if training.fits else "does not fit"
+    CONSOLE.print(
+        f"training a rank-{recipe.lora_rank} adapter, a row of {ctx} tokens at a time: "
+        f"{training.describe()}, {verdict}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -51,20 +51,31 @@ def fetch(
 
 def validate(where: Where = Path("."), as_json: AsJson = False) -> None:
     """Check task, recipe, every row, leaks between the splits, and whether it fits this machine."""
+    from agent.forecast import make_forecast
     from agent.validation import check_data, check_recipe
 
     workspace = Workspace.find(where)
     task, recipe = workspace.load_task(), workspace.load_recipe()
     splits = check_data(workspace, task, recipe)
-    fit = check_recipe(workspace, recipe)
+    resolved = check_recipe(workspace, recipe)
+    forecast = make_forecast(workspace, task, resolved, len(splits["train"]))
     if as_json:
         sizes = {split: len(rows) for split, rows in splits.items()}
-        print_json({"ok": True, "recipe_digest": recipe.digest, "rows": sizes, "base_model": fit.base_model})
+        facts = {
+            "ok": True,
+            "recipe_digest": recipe.digest,
+            "rows": sizes,
+            "base_model": resolved.base_model,
+            "forecast": None if forecast is None else forecast.facts(),
+        }
+        print_json(facts)
         return
     rows = [(split, len(found), found.digest[:12]) for split, found in splits.items()]
     CONSOLE.print(table(f"{task.name}: all checks passed", ("split", "rows", "digest"), rows))
     steps = recipe.total_steps(len(splits["train"]))
     CONSOLE.print(f"recipe {recipe.digest[:12]}: {steps} optimizer steps a trial", markup=False)
+    for line in forecast.describe() if forecast is not None else ():
+        CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def inspect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from tools.hardware.machine import Hardware, detect
 from tools.hardware.shape import ModelShape, read_shape
 from tools.recipe import TrainRecipe
 
-__all__ = ["Answering", "Fit", "check_fit", "estimate", "longest_row", "usable_bytes"]
+__all__ = ["Answering", "Fit", "check_fit", "estimate", "longest_row", "mean_row", "usable_bytes"]
 
 _LOG = logging.getLogger(__name__)
 _GIB: Final = 2**30
@@ -25,6 +26,7 @@ _USABLE: Final = 0.92
 _USABLE_UNIFIED: Final = 0.85
 # A token of running text is four characters and more; short words, digits and code need fewer.
 _CHARACTERS_A_TOKEN: Final = 2.5
+_CHARACTERS_A_USUAL_TOKEN: Final = 3.5
 _TOKENS_A_TURN: Final = 16
 
 
@@ -147,16 +149,32 @@ def check_fit(
 
 def longest_row(recipe: TrainRecipe) -> int:
     """Estimate the tokens of the longest row; what cannot be read counts as a full row."""
-    longest = 0
+    lengths = _row_characters(recipe)
+    if lengths is None:
+        return recipe.seq_length
+    tokens = round((max(lengths, default=0) + _prompt_bytes(recipe)) / _CHARACTERS_A_TOKEN)
+    return min(recipe.seq_length, tokens + 2 * _TOKENS_A_TURN)
+
+
+def mean_row(recipe: TrainRecipe) -> float | None:
+    """Estimate the tokens of a row without the system prompt; None where the rows cannot be read."""
+    lengths = _row_characters(recipe)
+    return None if not lengths else sum(lengths) / len(lengths) / _CHARACTERS_A_USUAL_TOKEN
+
+
+def _row_characters(recipe: TrainRecipe) -> list[int] | None:
     try:
         with Path(recipe.dataset_jsonl).open("rb") as file:
-            for line in file:
-                row = json.loads(line) if line.strip() else {}
-                longest = max(longest, _characters(row))
-        prompt = Path(recipe.system_prompt_file).stat().st_size if recipe.system_prompt_file else 0
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return recipe.seq_length
-    return min(recipe.seq_length, round((longest + prompt) / _CHARACTERS_A_TOKEN) + 2 * _TOKENS_A_TURN)
+            return [_characters(json.loads(line)) for line in file if line.strip()]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _prompt_bytes(recipe: TrainRecipe) -> int:
+    # One that cannot be read is refused elsewhere.
+    with contextlib.suppress(OSError):
+        return Path(recipe.system_prompt_file).stat().st_size if recipe.system_prompt_file else 0
+    return 0
 
 
 def _characters(row: Mapping[str, object]) -> int:

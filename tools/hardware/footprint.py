@@ -118,14 +118,17 @@ class Footprint:
 
     @property
     def passing_bytes_a_token(self) -> int:
-        """The gradients of one layer, beside all that is kept."""
+        """What one layer makes on the way and drops again: gradients, and attention in float32."""
         attention = self.shape.heads * self.shape.head_dim
-        return self.width * (4 * self.shape.intermediate + 6 * attention) + 4 * 2 * self.shape.hidden
+        passing = self.width * (4 * self.shape.intermediate + 6 * attention) + 4 * 2 * self.shape.hidden
+        if self._attends_directly:
+            passing += (4 + 2 * self.width) * self.shape.heads * self.row_tokens
+        return passing
 
     def activation_bytes(self, members: int) -> int:
         """Return what a pass of so many adapters keeps, with the holes between."""
-        kept = self.saved_bytes_a_token * (1 + _HEAP_HOLES[self.kind])
-        return round(members * self.pass_tokens * (kept + self.passing_bytes_a_token))
+        a_token = self.saved_bytes_a_token + self.passing_bytes_a_token
+        return round(members * self.pass_tokens * a_token * (1 + _HEAP_HOLES[self.kind]))
 
     def logits_bytes(self, members: int) -> int:
         """Return the logits of one chunk, and the hidden states that they come from."""
@@ -157,7 +160,7 @@ class Footprint:
         # Queries, keys and values; in rows that are attended with plain products their weights,
         # else what comes out.
         layer += width * (attention + 2 * shape.kv_width)
-        if self.kind == "cpu" and self.row_tokens <= _DIRECT_WIDTH[width]:
+        if self._attends_directly:
             layer += width * shape.heads * self.row_tokens
         else:
             layer += width * attention + 4 * shape.heads
@@ -174,6 +177,10 @@ class Footprint:
             layer += width * shape.intermediate * ("down_proj" in targets)
         layer += width * self.recipe.lora_rank * len(targets)
         return layer
+
+    @property
+    def _attends_directly(self) -> bool:
+        return self.kind == "cpu" and self.row_tokens <= _DIRECT_WIDTH[self.width]
 
     def _targets(self) -> dict[str, tuple[int, int]]:
         # A target that is no projection of ours counts as the widest one: too much rather than too little.
