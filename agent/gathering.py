@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.budget.amounts import Amounts
@@ -12,8 +13,8 @@ from agent.data_work.requested_rows import (
     note_requested,
 )
 from agent.ideas.queue import QueueItem, open_queue
-from agent.plan import Plan
-from agent.planners.quoting import cut
+from agent.plan import Plan, PlanContext
+from agent.planners.quoting import cut, quote
 from agent.teachers.budgeted import BudgetedTeacher
 from agent.teachers.registry import choice_of, open_teacher
 from tools.errors import BakehouseError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from agent.bench import Bench
     from agent.incumbent import Incumbent
 
-__all__ = ["gather_rows", "with_gathering"]
+__all__ = ["beside_rows", "gather_rows", "with_gathering"]
 
 _STEP: Final = "data"
 
@@ -53,6 +54,18 @@ def gather_rows(bench: Bench, iteration_id: str, incumbent: Incumbent) -> Reques
     found = RequestedRows.model_validate(data)
     note_requested(queue, iteration_id, found)
     return found
+
+
+def beside_rows(context: PlanContext, rows: RequestedRows | None) -> PlanContext:
+    """Return the context of a planner whose candidates are tried beside requested rows."""
+    if rows is None or rows.dataset is None:
+        return context
+    told = {"idea": rows.item, "rows": rows.n_rows, "hypothesis": rows.hypothesis}
+    return replace(
+        context,
+        n_candidates=context.n_candidates - 1,
+        background={**context.background, "tried_beside_yours": quote(told)},
+    )
 
 
 def with_gathering(plan: Plan, rows: RequestedRows | None) -> Plan:

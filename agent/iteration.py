@@ -21,7 +21,7 @@ from agent.affording import (
 from agent.bench import Bench
 from agent.budget.estimates import Pace
 from agent.data_work.requested_rows import RequestedRows
-from agent.gathering import gather_rows, with_gathering
+from agent.gathering import beside_rows, gather_rows, with_gathering
 from agent.ideas.bookkeeping import note_plan, settle_ideas
 from agent.ideas.queue import open_queue
 from agent.incumbent import INCUMBENT, Incumbent
@@ -72,12 +72,10 @@ def plan_candidates(
     rows: RequestedRows | None = None,
 ) -> Plan:
     """plan: ask the planner for patches and a hypothesis; requested rows take one of the places."""
-    taken = 0 if rows is None or rows.dataset is None else 1
 
     def run() -> Any:
         # Made before the debit, so that the planner is shown what there is to plan with.
-        asked = context()
-        asked = replace(asked, n_candidates=asked.n_candidates - taken)
+        asked = beside_rows(context(), rows)
         with bench.spending("plan", iteration_id, worst_of_planning(bench.planner, asked)):
             meter = bench.ledger.requests("plan", iteration_id)
             return bench.planner.plan(replace(asked, meter=meter)).model_dump(mode="json")

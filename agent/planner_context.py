@@ -19,6 +19,7 @@ from agent.lineage_view import open_lineage
 from agent.plan import BudgetLeft, OnTheWay, PlanContext, TrialSummary
 from agent.planners.evidence import PlannerEvidence
 from agent.records import TrialRecord
+from agent.training_rows import find_rows, is_own_file
 from agent.trials import TrialRunner
 from tools.decisions.corpus import default_dirs
 from tools.errors import BakehouseError
@@ -67,7 +68,7 @@ def build_context(
         iteration=iteration,
         budget_left=budget_left,
         patch_space=PatchSpace.from_mapping(task.patch_space),
-        n_train_rows=len(splits.train),
+        n_train_rows=_count_rows(workspace, recipe, len(splits.train)),
         background={
             **read_texts(workspace, recipe),
             "task": describe_task(task, splits),
@@ -129,6 +130,13 @@ def _halted_at(metrics: Path, trial: Trial) -> OnTheWay | None:
         return None
     scored = [row for row in read_jsonl(metrics).rows if isinstance(row, dict) and "eval_score" in row]
     return OnTheWay(int(scored[-1]["step"]), float(scored[-1]["eval_score"])) if scored else None
+
+
+def _count_rows(workspace: Workspace, recipe: TrainRecipe, n_of_split: int) -> int:
+    if not is_own_file(recipe.dataset_jsonl):
+        return n_of_split
+    with find_rows(workspace, recipe.dataset_jsonl).open("rb") as file:
+        return sum(bool(line.strip()) for line in file)
 
 
 def _recipe_of(path: Path) -> TrainRecipe | None:

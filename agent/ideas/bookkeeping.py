@@ -12,6 +12,7 @@ from agent.ideas.idea import Idea
 from agent.ideas.queue import IdeaQueue, QueueItem
 from agent.plan import Plan, PlanContext
 from agent.planners.candidates import CandidateFilter
+from agent.planners.quoting import cut
 from agent.records import CandidateRecord, IterationRecord
 from tools.errors import PatchError
 
@@ -40,7 +41,8 @@ def note_plan(queue: IdeaQueue, iteration: str, plan: Plan) -> None:
         if proposal.idea is not None:
             queue.take(proposal.idea, iteration)
     if plan.data_request is not None:
-        idea = Idea(hypothesis=plan.hypothesis, data_request=plan.data_request)
+        told = cut(f"rows on this are missing: {plan.data_request.focus}", 2000)
+        idea = Idea(hypothesis=told, data_request=plan.data_request)
         queue.add(idea, author=plan.planner, origin=f"{iteration}: data_request")
 
 

@@ -19,7 +19,14 @@ __all__ = ["StateSections", "head_sections", "state_sections"]
 
 _HEAD_SECTIONS: Final = ("mission", "background", "system_prompt", "task")
 # In the order in which they get their share of the space; what is left over is the history's.
-_STATE_SECTIONS: Final = ("diagnostics", "dev_failures", "decisions", "unverified_notes", "lineage")
+_STATE_SECTIONS: Final = (
+    "tried_beside_yours",
+    "diagnostics",
+    "dev_failures",
+    "decisions",
+    "unverified_notes",
+    "lineage",
+)
 _SECTION_SHARE: Final = 0.2
 _IDEAS_SHOWN: Final = 12
 _IDEA_CHARS: Final = 300

@@ -15,7 +15,7 @@ from agent.ideas.idea import Idea, Reference
 from agent.ideas.ideator import open_ideator
 from agent.ideas.queue import open_queue
 from agent.locks import check_locks, take_locks
-from agent.plan import DataRequest
+from agent.plan import DataRequest, Plan, PlanContext
 from agent.planners.registry import open_planner
 from tests.agent.bench import make_workspace, rows, run_here, write_base
 from tests.agent.data_work.teacher_server import Asked, Says, TeacherServer
@@ -169,7 +169,18 @@ def test_requested_rows_are_a_candidate_that_has_to_win(
     assert recipe.dataset_jsonl == dataset
     # What a model wrote into its request is quoted to the teacher.
     assert "\\u003c/data> and amber" in server.asked[0].question
-    again = run_flywheel(workspace, planner=open_planner("optuna"), run_worker=run_here)
+    inner = open_planner("optuna")
+    shown: list[PlanContext] = []
+
+    class Watched:
+        name = "optuna"
+
+        def plan(self, context: PlanContext) -> Plan:
+            shown.append(context)
+            return inner.plan(context)
+
+    again = run_flywheel(workspace, planner=Watched(), run_worker=run_here)
+    assert shown[0].n_train_rows == 24
     assert again.records[0].rulings
     assert again.incumbent is not None
     assert again.incumbent.train_recipe.dataset_jsonl == dataset

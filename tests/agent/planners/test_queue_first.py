@@ -119,6 +119,7 @@ def test_a_plan_takes_its_ideas_and_queues_its_request_once(tmp_path: Path) -> N
         note_plan(queue, "i0005", plan)
     taken, asked = queue.items()
     assert (taken.state, taken.iteration) == ("taken", "i0005")
+    assert asked.idea.hypothesis == "rows on this are missing: hover against loiter"
     assert (asked.state, asked.author, asked.idea.data_request) == (
         "queued",
         "claude/tiny",
