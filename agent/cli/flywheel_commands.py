@@ -127,7 +127,8 @@ def report(
     from agent.sealed import open_test_split
 
     workspace = Workspace.find(where)
-    pages = sorted(workspace.reports_dir.glob("*/report.html"))
+    # By time: the names of re-runs and of iterations are counted apart.
+    pages = sorted(workspace.reports_dir.glob("*/report.html"), key=lambda page: page.stat().st_mtime)
     facts: dict[str, Any] = {"reports": pages, "test": None}
     if open_test:
         view = LiveView(ERROR_CONSOLE)
