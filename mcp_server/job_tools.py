@@ -178,18 +178,24 @@ class JobTools:
         return self.jobs.start(
             place,
             idempotency_key,
-            lambda key: launch(report=reports / f"{digest_bytes(key.encode())[:16]}.json", key=key),
+            lambda key: launch(
+                report=reports / f"{digest_bytes(key.encode('utf-8', 'surrogatepass'))[:16]}.json", key=key
+            ),
         )
 
-    def ask_train(self, recipe: str, mode: str, workspace: str) -> str | None:
+    def ask_train(self, recipe: str, mode: str, idempotency_key: str, workspace: str) -> str | None:
         """Ask before a training that sees many rows."""
         place = self.house.find(workspace)
+        if self.jobs.has_key(place, idempotency_key):
+            return None
         rows = 0 if mode == "smoke" else _rows_seen(self.house.recipe(place, recipe), place)
         return self._ask_rows(rows, "This training")
 
-    def ask_bakeoff(self, iterations: int, workspace: str) -> str | None:
+    def ask_bakeoff(self, iterations: int, idempotency_key: str, workspace: str) -> str | None:
         """Ask before a bakeoff that no cap of the task holds and that may see many rows."""
         place = self.house.find(workspace)
+        if self.jobs.has_key(place, idempotency_key):
+            return None
         task = place.load_task()
         caps = task.budget
         if any(cap is not None for cap in (caps.wall_s, caps.gpu_hours, caps.trials)):
@@ -198,13 +204,13 @@ class JobTools:
         rows = _rows_seen(self.house.recipe(place, ""), place)
         return self._ask_rows(rows * trials * (iterations or task.bakeoff.iterations), "This bakeoff")
 
-    def ask_merge(self, recipe: str, workspace: str) -> str | None:
+    def ask_merge(self, recipe: str, idempotency_key: str, workspace: str) -> str | None:
         """Ask before an export is replaced."""
         from tools.merge import MERGED_HF
 
         place = self.house.find(workspace)
         folder = inside(place, self.house.recipe_of_run(place, recipe).output_dir) / MERGED_HF
-        if not folder.exists():
+        if not folder.exists() or self.jobs.has_key(place, idempotency_key):
             return None
         return f"{folder.relative_to(place.root.resolve())} is there already and would be replaced."
 

@@ -40,7 +40,7 @@ class OwnedJobs:
         Raises:
             JobError: too many jobs run already, or the key stands for another command.
         """
-        owned_key = f"{_PREFIX}/{principal()}/{key or secrets.token_hex(16)}"
+        owned_key = _owned(key or secrets.token_hex(16))
         jobs = self.shelf.list(workspace.jobs_dir)
         running = [job for job in jobs if not job.ended]
         if len(running) >= MAX_RUNNING and all(job.idempotency_key != owned_key for job in jobs):
@@ -50,6 +50,13 @@ class OwnedJobs:
             )
         job = launch(owned_key)
         return Started(job_id=job.id, status=job.status, next=f"poll(job_id={job.id!r}) until ended is true")
+
+    def has_key(self, workspace: Workspace, key: str) -> bool:
+        """Return whether the caller's key stands for a job already, so that a call with it starts nothing."""
+        owned_key = _owned(key)
+        return bool(key) and any(
+            job.idempotency_key == owned_key for job in self.shelf.list(workspace.jobs_dir)
+        )
 
     def find(self, job_id: str) -> tuple[Workspace, JobRecord]:
         """Return a job and its workspace.
@@ -145,6 +152,10 @@ def job_of_uri(uri: str) -> str | None:
     """Return the job's id that a resource's URI names, or None where it names another kind or a part."""
     job_id = uri.removeprefix(_SCHEME)
     return None if job_id == uri or "/" in job_id or "?" in job_id else job_id
+
+
+def _owned(key: str) -> str:
+    return f"{_PREFIX}/{principal()}/{key}"
 
 
 def _is_mine(job: JobRecord) -> bool:

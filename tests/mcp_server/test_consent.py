@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,27 @@ async def test_an_export_is_not_replaced_without_a_yes(serve: Serve, workspace: 
         assert (await client.call_tool("merge", {})).is_error
     assert person.asked == [".bakehouse/runs/merged-hf-bf16 is there already and would be replaced."]
     assert stop_all(workspace) == 0
+
+
+async def test_a_call_that_is_repeated_with_its_key_asks_nobody_again(
+    serve: Serve, workspace: Workspace
+) -> None:
+    person = Person("accept")
+    async with Client(serve(free_rows=10), elicitation_callback=person) as client:
+
+        async def start(tool: str) -> str:
+            result = await client.call_tool(tool, {"idempotency_key": tool})
+            assert not result.is_error, text_of(result)
+            assert result.structured_content is not None
+            return str(result.structured_content["job_id"])
+
+        for tool in ("train", "merge"):
+            first = await start(tool)
+            (workspace.root / ".bakehouse" / "runs" / "merged-hf-bf16").mkdir(parents=True, exist_ok=True)
+            assert await start(tool) == first
+            shutil.rmtree(workspace.root / ".bakehouse" / "runs" / "merged-hf-bf16")
+    assert len(person.asked) == 1
+    assert stop_all(workspace) == 2
 
 
 async def test_a_trial_is_merged_and_scored_from_its_own_run(serve: Serve, workspace: Workspace) -> None:
