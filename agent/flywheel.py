@@ -12,6 +12,7 @@ from agent.bench import Bench
 from agent.budget.amounts import Amounts
 from agent.budget.ledger import Ledger
 from agent.faults import named_faults
+from agent.gathering import check_teacher
 from agent.heartbeat_files import FlywheelHeartbeat, keep_heartbeat
 from agent.ideas.bookkeeping import offer_ideas
 from agent.ideas.queue import open_queue
@@ -91,6 +92,7 @@ def run_flywheel(
         caps = workspace.load_task().budget
         bench = open_bench(workspace, planner, worker, clock, heartbeat.watched(notify), caps=caps)
         check_prices(bench.task, bench.planner)
+        check_teacher(bench.task)
         wanted = iterations or bench.task.bakeoff.iterations
         run = enter_run(bench.journal, wanted)
         bench.ledger.enter(run.run_id)

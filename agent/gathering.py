@@ -17,15 +17,31 @@ from agent.plan import Plan, PlanContext
 from agent.planners.quoting import cut, quote
 from agent.teachers.budgeted import BudgetedTeacher
 from agent.teachers.registry import choice_of, open_teacher
-from tools.errors import BakehouseError
+from tools.errors import BakehouseError, TeacherError
+from tools.task import Task
 
 if TYPE_CHECKING:
     from agent.bench import Bench
     from agent.incumbent import Incumbent
 
-__all__ = ["beside_rows", "gather_rows", "with_gathering"]
+__all__ = ["beside_rows", "check_teacher", "gather_rows", "with_gathering"]
 
 _STEP: Final = "data"
+
+
+def check_teacher(task: Task) -> None:
+    """Refuse a teacher that could not be asked, before anything is spent; nobody is asked here.
+
+    Raises:
+        TeacherError: its model, its address or its key is missing.
+        MissingExtraError: the package that asks it is not installed.
+    """
+    if not task.bakeoff.data_work:
+        return
+    try:
+        open_teacher(choice_of(task.bakeoff.teacher))
+    except TeacherError as err:
+        raise TeacherError(f"bakeoff.teacher in task.yaml cannot be asked: {err}") from err
 
 
 def gather_rows(bench: Bench, iteration_id: str, incumbent: Incumbent) -> RequestedRows | None:
