@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import date
 from typing import Final, Literal
 
@@ -61,10 +62,14 @@ def build_entry(
     base_model_digest: str | None,
     task_name: str,
     commit: str,
+    earlier: Sequence[str] = (),
 ) -> DecideEntry:
     """Return the entry of a re-run: in place of the old one, unless it does not tell.
 
     On another base model than the old entry's both stand: each answers for its own.
+
+    Args:
+        earlier: Slugs of re-runs of the same entry on the same base model, which it replaces too.
     """
     old = pair.entry
     moved = base_model != pair.provenance.base_model
@@ -77,7 +82,7 @@ def build_entry(
         context={**old.context, "base_model": base_model},
         findings=_findings(pair, record, outcome),
         sources=(f"lineage/{record.iteration_id}/report.html", f"decide-entries/{old.slug}.yaml"),
-        supersedes=(old.slug,) if settled and not moved else (),
+        supersedes=(*(() if moved else (old.slug,)), *earlier) if settled else (),
         notes=record.decision,
         provenance=_provenance(pair, record, recipe_digest, (base_model, base_model_digest), commit),
         extra={RERUN_OF: old.slug, "outcome": outcome},

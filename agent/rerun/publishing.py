@@ -10,9 +10,9 @@ from agent.context_files import render_context
 from agent.publishing import append_lineage, copy_report, describe_cost, write_trial
 from agent.records import CandidateRecord, IterationRecord
 from agent.report.document import write_report
-from agent.rerun.outcome import Outcome, build_entry
+from agent.rerun.outcome import RERUN_OF, Outcome, build_entry
 from agent.rerun.pair import DECISION_TRAILER, Pair
-from tools.decisions import write_entry
+from tools.decisions import scan_entries, write_entry
 from tools.files import write_text_atomic
 from tools.model_digest import digest_base_model
 from tools.repo import ITERATION_TRAILER
@@ -48,6 +48,7 @@ def publish_rerun(
         base_model_digest=digest_base_model(kept.train_recipe.resolve(bench.workspace.root).base_model),
         task_name=bench.task.name,
         commit=worktree.head,
+        earlier=_earlier(here, pair, kept.train_recipe.base_model),
     )
     path = write_entry(entry, here.entries_dir, replace=True)
     write_text_atomic(here.root / "AGENT_CONTEXT.md", render_context(here, bench.task, record))
@@ -75,6 +76,17 @@ def publish_rerun(
             "Cost": describe_cost(record),
         },
     )
+
+
+def _earlier(here: Workspace, pair: Pair, base_model: str) -> list[str]:
+    """Return the re-runs of the same entry on the same base model that stand on the branch."""
+    return [
+        entry.slug
+        for entry in scan_entries([here.entries_dir]).entries
+        if entry.extra.get(RERUN_OF) == pair.entry.slug
+        and entry.lifecycle == "active"
+        and entry.context.get("base_model") == base_model
+    ]
 
 
 def _paths(root: Path, record: IterationRecord, entry: Path) -> list[str]:

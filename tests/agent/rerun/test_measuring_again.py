@@ -196,7 +196,10 @@ def test_a_re_run_that_cannot_train_says_nothing_about_the_decision(workspace: W
     (prospect,) = look(workspace)
     assert prospect.obstacle is not None
     assert record.slug in prospect.obstacle
-    assert look(workspace, old.slug)[0].pair is not None
+    (again,) = measure(workspace, old.slug)
+    assert again.state == "confirmed"
+    found = worktree_entries(workspace)
+    assert {found[slug].lifecycle for slug in (old.slug, record.slug)} == {"superseded"}
 
 
 def test_on_the_base_model_of_today_the_answer_is_measured_beside_the_old_one(
