@@ -98,9 +98,7 @@ def prepare(root: Path, base: Path, *, seeds: Sequence[int]) -> Workspace:
     recipe.to_yaml(workspace.recipe_file)
     dev = root / "data" / "dev.jsonl"
     dev.write_text("".join(dev.read_text(encoding="utf-8").splitlines(keepends=True)[:_DEV_ROWS]))
-    git(
-        root, "commit", "-q", "-m", "Save often, score dev shortly", "--", "recipe.yaml", "data/dev.jsonl"
-    )
+    git(root, "commit", "-q", "-m", "Save often, score dev shortly", "--", "recipe.yaml", "data/dev.jsonl")
     write_plan(root.with_name(f"{root.name}.plan.yaml"), *PATCHES)
     return workspace
 
