@@ -11,7 +11,6 @@ from agent.plan import BudgetLeft
 from agent.planners.usage import PlannerUsage
 from tools.recipe import TrainRecipe
 
-
 NOT_TRAINED: Final = "not trained: "
 """What begins the reason of a candidate that the budget did not cover."""
 
