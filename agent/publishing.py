@@ -14,6 +14,7 @@ from agent.incumbent import INCUMBENT, INCUMBENT_NAME, Incumbent, save_incumbent
 from agent.published_rows import publish_rows
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.report.document import write_report
+from agent.rerun.log import RERUN_PLANNER
 from tools.decisions import DecideEntry, DecideFinding, Provenance, write_entry
 from tools.errors import DecideError
 from tools.evaluation.scores import read_scores, write_scores
@@ -160,6 +161,9 @@ def _lineage_row(task: Task, record: IterationRecord, trial: TrialRecord) -> Tri
     candidate = _candidate(record, trial.candidate_id)
     ruling = record.ruling(trial.candidate_id)
     label, note = _status(trial, ruling)
+    if record.planner == RERUN_PLANNER and label is FailureLabel.KEEP:
+        # It won again, and became nothing: the incumbent stays what it is.
+        label = FailureLabel.DISCARD
     return Trial(
         exp_id=trial.trial_id,
         timestamp=record.finished_at,

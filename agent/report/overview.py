@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.report.facts import Facts
 from agent.report.markup import Markup, element
 from agent.report.phrases import level_text, percent, points, seconds, span_points, span_text
+from agent.rerun.log import RERUN_PLANNER
 
 __all__ = ["headline", "render_overview"]
 
@@ -12,6 +13,8 @@ __all__ = ["headline", "render_overview"]
 def headline(facts: Facts) -> str:
     """Return the decision in a few words."""
     kept = facts.promoted
+    if facts.record.planner == RERUN_PLANNER:
+        return facts.record.decision.partition(":")[0]
     if kept is not None:
         return f"{kept.name} is kept: {points(kept.gain)} points on selection"
     if any(one.ruling for one in facts.candidates):

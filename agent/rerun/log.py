@@ -9,12 +9,23 @@ from tools.journal import Journal, JournalEvent
 from tools.task import BudgetCaps
 from tools.workspace import Workspace
 
-__all__ = ["RERUN_BEGIN", "RERUN_END", "RERUN_HOLDER", "enter_session", "open_log", "open_rerun", "read_caps"]
+__all__ = [
+    "RERUN_BEGIN",
+    "RERUN_END",
+    "RERUN_HOLDER",
+    "RERUN_PLANNER",
+    "enter_session",
+    "open_log",
+    "open_rerun",
+    "read_caps",
+]
 
 RERUN_BEGIN: Final = "rerun_begin"
 RERUN_END: Final = "rerun_end"
 RERUN_HOLDER: Final = "re-run"
 """What a process that measures again says it does, in the lock of the workspace."""
+RERUN_PLANNER: Final = "re-run"
+"""Who stands in a record of one in the place of a planner: the pair is given, nothing is planned."""
 _FILE: Final = "reruns.jsonl"
 
 

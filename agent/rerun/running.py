@@ -13,15 +13,15 @@ from agent.bench import Bench
 from agent.incumbent import INCUMBENT, Incumbent
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.rerun.ground import move_to_base
+from agent.rerun.log import RERUN_PLANNER
 from agent.rerun.outcome import Outcome, judge, tell
 from agent.rerun.pair import Pair
 from agent.rerun.publishing import publish_rerun
 from tools.errors import BakehouseError, RerunError
 from tools.patch import diff_recipes
 
-__all__ = ["RERUN_PLANNER", "RerunRecord", "run_pair"]
+__all__ = ["RerunRecord", "run_pair"]
 
-RERUN_PLANNER = "re-run"
 _CANDIDATE = "c1"
 _CANDIDATES = TypeAdapter(tuple[CandidateRecord, ...])
 _RULINGS = TypeAdapter(tuple[RulingRecord, ...])

@@ -15,9 +15,17 @@ from agent.plan import Plan, PlanContext
 from agent.progress import Event
 from agent.rerun.ground import check_ground
 from agent.rerun.listing import Prospect, find_entry, worst_s
-from agent.rerun.log import RERUN_BEGIN, RERUN_END, RERUN_HOLDER, enter_session, open_log, open_rerun
+from agent.rerun.log import (
+    RERUN_BEGIN,
+    RERUN_END,
+    RERUN_HOLDER,
+    RERUN_PLANNER,
+    enter_session,
+    open_log,
+    open_rerun,
+)
 from agent.rerun.pair import Pair, find_pair
-from agent.rerun.running import RERUN_PLANNER, RerunRecord, run_pair
+from agent.rerun.running import RerunRecord, run_pair
 from agent.workers import RunWorker, opened_worker
 from tools.clock import Clock, utc_now
 from tools.errors import BudgetError, PlannerError, RerunError

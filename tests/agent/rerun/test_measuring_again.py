@@ -125,8 +125,13 @@ def test_a_decision_that_still_holds_is_confirmed_dated_anew_and_left_to_a_perso
     assert f"Measures-Again: {old.slug}" in body
     lineage = workspace.worktree_dir / "lineage"
     rows = LineageStore(lineage, lower_is_better=False).all_trials()
-    assert [row.exp_id for row in rows][-2:] == ["v0001-incumbent-s17", "v0001-c1-s17"]
-    assert (lineage / "v0001" / "report.html").is_file()
+    assert [(row.exp_id, row.status.value) for row in rows][-2:] == [
+        ("v0001-incumbent-s17", "baseline"),
+        ("v0001-c1-s17", "discard"),
+    ]
+    assert rows[-1].notes.startswith("keep: selection rose")
+    page = (lineage / "v0001" / "report.html").read_text(encoding="utf-8")
+    assert f"<h1>Confirm {old.slug}, which picked i0001-c1</h1>" in page
 
     _approve(workspace)
     picked = decide("recipe", context={}, optimize_for="json_cmd_accuracy", dirs=[workspace.entries_dir])
