@@ -15,6 +15,7 @@ import torch
 from tools.engine.attention import PACKED_ATTENTION, pack_documents, register_packed_attention
 from tools.engine.frozen_prefix import FrozenPrefix
 from tools.engine.lora import AdapterStack
+from tools.engine.norms import fuse_norms
 from tools.engine.quantization import keep_differentiable, loading_options
 from tools.engine.spec import DTYPES
 from tools.errors import ModelError
@@ -143,6 +144,7 @@ def wrap_base(model: Any, tokenizer: Any, *, name: str, load_s: float = 0.0) -> 
     keep_differentiable(model)
     parameter = next(model.parameters())
     base = LoadedBase(model, tokenizer, name, parameter.device, parameter.dtype, load_s, AdapterStack(model))
+    fuse_norms(model)
     _check_packing(base)
     return base
 

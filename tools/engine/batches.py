@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -19,6 +19,8 @@ from tools.errors import DatasetError
 from tools.token_rows import is_token_file, load_token_rows
 
 __all__ = ["EncodedRow", "EpochRows", "RowEncoder", "Stream", "StreamPart", "lay_out", "rows_of_step"]
+
+_MOST_FILLER: Final = 16
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,22 @@ class StreamPart:
     epoch: EpochRows | None = None
     """All rows of the member, where they come often enough for what is frozen to be kept."""
 
+    @functools.cached_property
+    def n_shared(self) -> int:
+        """Tokens that are laid once for all rows."""
+        return shared_length(self.rows) if self.shares_prefix else 0
+
+    @property
+    def n_filler(self) -> int:
+        """Tokens behind the last row that nothing sees, at most a sixteenth of the part.
+
+        They make parts of nearly the same length equally long: a length that a processor has not
+        met yet costs it a tenth of a step in preparing kernels.
+        """
+        n_tokens = self.n_shared + sum(row.n_read - self.n_shared for row in self.rows)
+        granule = 1 << max(0, (n_tokens // _MOST_FILLER).bit_length() - 1)
+        return -n_tokens % granule
+
 
 @dataclass(frozen=True)
 class PartPlace:
@@ -178,7 +196,8 @@ def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
     """Lay the rows of all parts end to end: no padding, positions from 0 in each row.
 
     What all rows of a part begin with is laid once and shared; what follows a row's last
-    prediction is left out.
+    prediction is left out. Filler behind the last row of a part belongs to that row, so that
+    causality keeps it from all others.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -189,17 +208,19 @@ def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
     places: list[PartPlace] = []
     for part in parts:
         start, first = len(ids), len(predicting)
-        shared = shared_length(part.rows) if part.shares_prefix else 0
+        shared = part.n_shared
         ids.extend(part.rows[0].input_ids[:shared])
         positions.extend(range(shared))
-        for row in part.rows:
-            document = Document(start, shared, len(ids), row.n_read - shared)
+        for number, row in enumerate(part.rows, 1):
+            extra = part.n_filler if number == len(part.rows) else 0
+            document = Document(start, shared, len(ids), row.n_read - shared + extra)
             learned = [i for i, wanted in enumerate(row.loss_mask) if wanted and i > 0]
             where = document.places()
             predicting.extend(where[i - 1] for i in learned)
             targets.extend(row.input_ids[i] for i in learned)
             ids.extend(row.input_ids[shared : row.n_read])
-            positions.extend(range(shared, row.n_read))
+            ids.extend([row.input_ids[-1]] * extra)
+            positions.extend(range(shared, row.n_read + extra))
             documents.append(document)
         n_supervised = len(predicting) - first
         weights.extend([part.token_weight] * n_supervised)

@@ -122,12 +122,12 @@ class FrozenPrefix:
         with torch.no_grad():
             for part, rows in zip(parts, sets, strict=True):
                 computed = rows.compute(base, part.rows)
-                shared = shared_length(part.rows) if part.shares_prefix else 0
                 n_before = len(pieces)
-                pieces += rows.pieces(part.rows[0], 0, shared)
+                pieces += rows.pieces(part.rows[0], 0, part.n_shared)
                 for row in part.rows:
-                    pieces += rows.pieces(row, shared, row.n_read)
+                    pieces += rows.pieces(row, part.n_shared, row.n_read)
                 saved.append(sum(map(len, pieces[n_before:])) - computed)
+                pieces.append(pieces[-1].new_zeros((part.n_filler, pieces[-1].shape[1])))
             return PrefixStates(torch.cat(pieces)[None], tuple(saved))
 
     def _enters(self, base: LoadedBase, first: int) -> bool:

@@ -142,15 +142,16 @@ class Adapter:
         )
 
     def _draw_mask(self, x_T_I: torch.Tensor) -> torch.Tensor:
-        """Return what dropout multiplies x by."""
+        """Return what dropout multiplies x by; what is filled up behind a pass is not drawn for."""
         keep = 1 - self.dropout
-        n_drawn = len(x_T_I) if self.window is None else self.window.n_drawn
-        mask = torch.empty((n_drawn, x_T_I.shape[1]), dtype=x_T_I.dtype, device=x_T_I.device)
-        mask.bernoulli_(keep, generator=self.generator)
-        if self.window is not None:
-            # A copy, so that the rest of what was drawn is not kept for the backward pass.
-            mask = mask.narrow(0, self.window.start, len(x_T_I)).clone()
-        return mask.div_(keep)
+        window = DropWindow(len(x_T_I), 0) if self.window is None else self.window
+        drawn = torch.empty((window.n_drawn, x_T_I.shape[1]), dtype=x_T_I.dtype, device=x_T_I.device)
+        drawn.bernoulli_(keep, generator=self.generator).div_(keep)
+        own = drawn[window.start : window.start + len(x_T_I)]
+        if len(own) == len(drawn) == len(x_T_I):
+            return drawn
+        # A tensor of its own, so that the rest of what was drawn is not kept for the backward pass.
+        return torch.cat([own, torch.ones_like(x_T_I[len(own) :])])
 
     def _trained(self, part: torch.Tensor) -> nn.Parameter:
         return nn.Parameter(part, requires_grad=self.flat.requires_grad)

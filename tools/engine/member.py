@@ -140,7 +140,7 @@ class Member:
         """Return the rows of the next pass: the next _pass_rows, or what max_tokens hold of their rest."""
         rows = self._next_rows(max_tokens)
         if self.adapter.dropout:
-            self._place_dropout(rows)
+            self._place_dropout()
         return StreamPart(rows, self._token_weight, shares_prefix=not self.adapter.dropout, epoch=self._epoch)
 
     def next_tokens(self, max_tokens: int | None = None) -> int:
@@ -266,7 +266,7 @@ class Member:
             n -= 1
         return tuple(rest[:n])
 
-    def _place_dropout(self, rows: Sequence[EncodedRow]) -> None:
+    def _place_dropout(self) -> None:
         """Have dropout strike a part of a pass as it would strike the whole."""
         size = self._pass_rows
         first = self._next_row // size * size
@@ -276,8 +276,7 @@ class Member:
         else:
             self.adapter.generator.set_state(self._micro_state)
         start = _n_read(self._step_rows[first : self._next_row])
-        is_part = len(rows) < len(whole)
-        self.adapter.window = DropWindow(_n_read(whole), start) if is_part else None
+        self.adapter.window = DropWindow(_n_read(whole), start)
 
     def _begin_step(self) -> None:
         size = self.recipe.global_batch_size

@@ -111,3 +111,16 @@ def test_what_follows_the_last_supervised_token_is_not_read() -> None:
     assert row.n_read == 2
     assert stream.input_ids_1_N.tolist() == [[5, 6]]
     assert stream.targets_S.tolist() == [6, 7]
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "n_filler"), [(3, 0), (31, 0), (33, 1), (64, 0), (65, 3), (500, 12), (1030, 58)]
+)
+def test_filler_behind_the_last_row_rounds_a_part_up(n_tokens: int, n_filler: int) -> None:
+    rows = (encoded([*range(n_tokens - 1), 7], n_tokens - 1), encoded([9, 8], 1))
+    part = StreamPart(rows, 1.0, shares_prefix=False)
+    assert part.n_filler == n_filler
+    stream = lay_out([part, part], torch.device("cpu"))
+    assert [place.length for place in stream.places] == [n_tokens + n_filler] * 2
+    assert stream.targets_S.tolist() == [7, 8, 7, 8]
+    assert stream.positions_1_N[0, n_tokens - 1 :].tolist()[: n_filler + 1] == list(range(n_filler + 1))
