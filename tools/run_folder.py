@@ -19,7 +19,7 @@ from tools.files import digest_file, write_json_atomic
 from tools.poll import TRACKER, poll_run_progress
 from tools.recipe import Mode, TrainRecipe
 
-__all__ = ["claim_run_dir", "held", "mark_finished", "marks"]
+__all__ = ["claim_run_dir", "held", "is_finished", "mark_finished", "marks"]
 
 IDENTITY: Final = "run.json"
 
@@ -93,6 +93,15 @@ def claim_run_dir(recipe: TrainRecipe, mode: Mode, *, now: datetime) -> Path:
 def mark_finished(recipe: TrainRecipe, mode: Mode) -> None:
     """Record that the run in the folder reached its end, so that the next one starts anew."""
     write_json_atomic(recipe.run_dir(mode) / IDENTITY, {**_identity(recipe, mode), "finished": True})
+
+
+def is_finished(recipe: TrainRecipe, mode: Mode) -> bool:
+    """Return whether the folder holds this very run, of the same rows, and it reached its end."""
+    try:
+        found = json.loads((recipe.run_dir(mode) / IDENTITY).read_text(encoding="utf-8"))
+        return bool(found == {**_identity(recipe, mode), "finished": True})
+    except (OSError, ValueError):
+        return False
 
 
 def marks(run_dir: Path) -> dict[int, tuple[int, int]]:

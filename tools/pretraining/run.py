@@ -16,12 +16,13 @@ from tools.extras import require_extra
 from tools.files import digest_json, write_json_atomic
 from tools.merge import MERGED_HF, merge_and_export
 from tools.models import resolve_base_model
+from tools.poll import poll_run_progress
 from tools.pretraining.chunks import chunk_documents
 from tools.pretraining.corpus import Corpus
 from tools.pretraining.holding_out import HeldOut, hold_out
 from tools.pretraining.perplexity import Perplexity, perplexity_of
 from tools.recipe import MODE_FULL, TrainRecipe
-from tools.run_folder import held
+from tools.run_folder import held, is_finished
 from tools.token_rows import SUFFIX, write_token_rows
 from tools.train import run
 from tools.versions import library_versions
@@ -215,6 +216,9 @@ def _carry_out(
         )
 
     def train() -> dict[str, Any]:
+        # A kill may have come between its end and the record of it.
+        if is_finished(recipe, MODE_FULL):
+            return {"steps": poll_run_progress(recipe.run_dir(MODE_FULL))[0]}
         on_stage("training")
         return {"steps": run(recipe, mode=MODE_FULL, poll_interval=1.0, **training).final_iter}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.tools.engine.conftest import write_rows
 from tools.errors import RecipeError, TrainError
-from tools.files import digest_file
+from tools.files import digest_file, write_json_atomic
 from tools.poll import read_progress
 from tools.pretraining.corpus import Corpus, read_corpus
 from tools.pretraining.run import PROVENANCE, PretrainResult, PretrainSettings, pretrain
 from tools.recipe import TrainRecipe
+from tools.run_folder import is_finished
 from tools.train import run
 
 COLOURS = ("red", "blue", "green", "black", "white", "pink")
@@ -142,6 +144,32 @@ def test_asked_again_it_reports_and_does_nothing(made, corpus, settings, stopped
     assert pretrain(corpus, settings, stopped, on_stage=said.append) == result
     assert said == ["preparing the corpus"]
     assert digest_file(Path(result.base) / "model.safetensors") == weights
+
+
+def test_a_training_that_ended_before_a_kill_is_not_made_again(made, corpus, settings, stopped, home):
+    """As after a kill between the end of the training and the record of it."""
+    result, _ = made
+    other = home / "again"
+    shutil.copytree(stopped, other, ignore=shutil.ignore_patterns("merged-hf-bf16", "*.lock"))
+    recipe = settings.recipe(other / "train.tokens.jsonl", other)
+    write_json_atomic(
+        other / "runs-full" / "run.json",
+        {
+            "version": 1,
+            "recipe_digest": recipe.digest,
+            "rows_digest": digest_file(other / "train.tokens.jsonl"),
+            "mode": "full",
+            "finished": True,
+        },
+    )
+    assert is_finished(recipe, "full")
+    assert not is_finished(recipe.replace(seed=9), "full")
+    assert not is_finished(recipe, "smoke")
+    (other / "stages.json").unlink()
+    said: list[str] = []
+    again = pretrain(corpus, settings, other, on_stage=said.append)
+    assert "training" not in said
+    assert (again.steps, again.before, again.after) == (result.steps, result.before, result.after)
 
 
 def test_a_base_does_not_become_another_one_in_its_place(made, corpus, settings, stopped):
