@@ -34,7 +34,7 @@ class EvidenceTools:
         place = self.house.find(workspace)
         try:
             found = self.house.recipe(place, recipe)
-            splits = check_data(place, place.load_task())
+            splits = check_data(place, place.load_task(), found)
             resolved = check_recipe(place, found)
             steps = resolved.total_steps(count_rows(resolved))
         except BakehouseError as err:
