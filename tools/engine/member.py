@@ -162,16 +162,25 @@ class Member:
         self._step_s += wall_s
         return self._next_row >= len(self._step_rows)
 
-    def take_step(self) -> None:
+    def step_numbers(self) -> torch.Tensor:
+        """Return the loss and the gradient's norm of a whole batch, on the device."""
+        grad = self.adapter.flat.grad
+        assert grad is not None
+        assert isinstance(self._step_loss, torch.Tensor)
+        return torch.stack([self._step_loss, torch.linalg.vector_norm(grad)])
+
+    def take_step(self, loss: float, grad_norm: float, wait_s: float) -> None:
         """Update the adapter from the gradients of a whole batch.
 
+        Args:
+            loss: With grad_norm, what step_numbers returned.
+            wait_s: How long the device was waited for to know them.
         Raises:
             TrainError: the loss or the gradient is not finite; the adapter stays as it was.
         """
-        loss = float(self._step_loss)
+        self._step_s += wait_s
         grad = self.adapter.flat.grad
         assert grad is not None
-        grad_norm = float(torch.linalg.vector_norm(grad))
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise TrainError(
                 f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm}: not finite; "

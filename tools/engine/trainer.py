@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+
 from tools.engine.base import LoadedBase
 from tools.engine.batches import RowEncoder, StreamPart, lay_out
 from tools.engine.generation import StoppedError
@@ -197,9 +199,12 @@ class _Stack:
             self._make_room(members, parts, refusal)
             return
         wall_s = time.perf_counter() - started
-        for member, part, loss in zip(members, parts, losses, strict=True):
-            if member.absorb(part, loss, wall_s):
-                self._end_step(member)
+        due = [
+            member
+            for member, part, loss in zip(members, parts, losses, strict=True)
+            if member.absorb(part, loss, wall_s)
+        ]
+        self._end_step(due)
 
     def _break_off(self, members: Sequence[Member], err: Exception) -> None:
         """Fail a lone member; of several, let each go alone and show whose fault it was."""
@@ -228,13 +233,23 @@ class _Stack:
         for member in members:
             member.restart_step()
 
-    def _end_step(self, member: Member) -> None:
+    def _end_step(self, members: Sequence[Member]) -> None:
+        """Update members whose batch is whole. The device is waited for once, not once a member."""
+        started = time.perf_counter()
         try:
-            member.take_step()
+            found = torch.stack([member.step_numbers() for member in members]).tolist() if members else []
         except Exception as err:  # noqa: BLE001 - a failed trial is a result
-            self._fail(member, err)
+            for member in members:
+                self._fail(member, err)
             return
-        self._settle(member)
+        wait_s = time.perf_counter() - started
+        for member, (loss, grad_norm) in zip(members, found, strict=True):
+            try:
+                member.take_step(loss, grad_norm, wait_s)
+            except Exception as err:  # noqa: BLE001 - a failed trial is a result
+                self._fail(member, err)
+                continue
+            self._settle(member)
 
     def _settle(self, member: Member) -> None:
         """Score, save and let go of a member that stands between two steps, as far as due."""
