@@ -12,10 +12,10 @@ with all recipes side by side. Ratios are to the TRL setting that ran fastest.
 
 tokens/s counts tokens of rows, never padding, without the first steps of a process; /cpu-s is the
 same over processor time, which other work on the machine changes less. `cold s` is the wall of
-one process with all recipes, imports and loading included; `apart s` is the wall of one process a
-recipe, as a shell loop over configs does it. The peers get their rows as tokens, this engine
-tokenises itself. `loss` is the mean over all recipes and steps: it shows that all do the same
-work. A packed row of TRL holds about what a step of the others does.
+one process with all recipes, imports and loading included, and `cpu s` its processor time;
+`apart s` is the wall of one process a recipe, as a shell loop over configs does it. The peers get
+their rows as tokens, this engine tokenises itself. `loss` is the mean over all recipes and steps:
+it shows that all do the same work. A packed row of TRL holds about what a step of the others does.
 
 A name in --models is built with random weights; --model-dir takes a real model. Packages of the
 peers are looked for in --peer-python, and what is missing there is said and left out.

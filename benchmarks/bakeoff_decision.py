@@ -14,6 +14,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -73,9 +74,8 @@ def notes_on(outcome: Outcome, peer: str) -> list[str]:
     """Say who won where, and whether it is the same recipe."""
     if peer not in outcome.runs:
         return []
-    ratios = sorted(
-        other.wall_s / ours.wall_s for other, ours in zip(outcome.runs[peer], outcome.runs[OURS], strict=True)
-    )
+    pairs = zip(outcome.runs[peer], outcome.runs[OURS], strict=True)
+    ratios = [other.wall_s / ours.wall_s for other, ours in pairs]
     theirs, ours = (scores_of(outcome.runs[name][0]) for name in (peer, OURS))
     best, chosen = (max(scores, key=lambda name: scores[name]) for scores in (theirs, ours))
     lines = [f"{'recipe':8} {'rate':>8} {'peer':>7} {'ours':>7}"]
@@ -88,7 +88,10 @@ def notes_on(outcome: Outcome, peer: str) -> list[str]:
         f"the peer chose {best}, ours {chosen}: {same}; the peer scores what ours chose {theirs[chosen]:.3f} "
         f"against {theirs[best]:.3f} for its own"
     )
-    lines.append(f"time to the decision: {ratios[len(ratios) // 2]:.2f}x faster than {peer}")
+    lines.append(
+        f"time to the decision: {median(ratios):.2f}x faster than {peer}, "
+        f"{outcome.cpu_s(peer) / outcome.cpu_s(OURS):.2f}x in processor time"
+    )
     return lines
 
 

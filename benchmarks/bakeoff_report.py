@@ -55,6 +55,9 @@ class Outcome:
     def wall_s(self, contender: str) -> float:
         return median(run.wall_s for run in self.runs[contender])
 
+    def cpu_s(self, contender: str) -> float:
+        return median(run.cpu_s for run in self.runs[contender])
+
     def peak_mib(self, contender: str) -> float:
         return median(run.measured.peak_bytes for run in self.runs[contender] if run.measured) / 2**20
 
@@ -87,7 +90,7 @@ def print_report(outcome: Outcome) -> None:
     share = "" if outcome.ceiling_flops is None else f" {'ceiling':>8}"
     print(
         f"{'':26} {'tokens/s':>9} {'ratio':>7} {'/cpu-s':>7} {'ratio':>7} {'cold s':>8} "
-        f"{'ratio':>7} {'apart s':>8} {'peak MiB':>9} {'loss':>7}{share}"
+        f"{'ratio':>7} {'cpu s':>7} {'apart s':>8} {'peak MiB':>9} {'loss':>7}{share}"
     )
     for name in outcome.runs:
         speed, wall_s = outcome.speed(name), outcome.wall_s(name)
@@ -95,9 +98,8 @@ def print_report(outcome: Outcome) -> None:
         line = (
             f"{name:26} {speed:9.0f} {speed / outcome.speed(first):6.2f}x "
             f"{outcome.cpu_speed(name):7.0f} {outcome.cpu_speed(name) / outcome.cpu_speed(first):6.2f}x "
-            f"{wall_s:8.1f} "
-            f"{outcome.wall_s(first) / wall_s:6.2f}x {apart} {outcome.peak_mib(name):9.0f} "
-            f"{outcome.loss(name):7.3f}"
+            f"{wall_s:8.1f} {outcome.wall_s(first) / wall_s:6.2f}x {outcome.cpu_s(name):7.1f} {apart} "
+            f"{outcome.peak_mib(name):9.0f} {outcome.loss(name):7.3f}"
         )
         if outcome.ceiling_flops is not None:
             flops = FLOP_PER_PARAMETER * facts["n_params"] * speed
@@ -141,6 +143,7 @@ def report_as_json(outcome: Outcome) -> dict[str, Any]:
                 "tokens_per_s": outcome.speed(name),
                 "tokens_per_cpu_s": outcome.cpu_speed(name),
                 "cold_wall_s": outcome.wall_s(name),
+                "cold_cpu_s": outcome.cpu_s(name),
                 "apart_wall_s": outcome.apart_s.get(name),
                 "peak_bytes": outcome.peak_mib(name) * 2**20,
                 "loss": outcome.loss(name),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,8 @@ class Run:
     """One process, from start to end."""
 
     wall_s: float
+    cpu_s: float
+    """Processor time of the whole process, imports and loading included."""
     measured: Measured | None
     absent: str | None = None
     """Why it could not run."""
@@ -63,15 +66,15 @@ class Runner:
         ours = contender.startswith("bakehouse")
         name = script or ("bakeoff_ours.py" if ours else "bakeoff_peers.py")
         argv = [sys.executable if ours else self._peers.python, str(HERE / name), str(job)]
-        started = time.perf_counter()
+        started, used = time.perf_counter(), _children_s()
         done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
-        wall_s = time.perf_counter() - started
+        wall_s, cpu_s = time.perf_counter() - started, _children_s() - used
         if done.returncode == ABSENT:
-            return Run(wall_s, None, done.stderr.strip().splitlines()[-1])
+            return Run(wall_s, cpu_s, None, done.stderr.strip().splitlines()[-1])
         done.check_returncode()
         measured = Measured(**json.loads((folder / "measured.json").read_text(encoding="utf-8")))
         shutil.rmtree(folder)
-        return Run(wall_s, measured)
+        return Run(wall_s, cpu_s, measured)
 
     def ceiling(self) -> float | None:
         """Return the FLOP/s of a large matrix product on CUDA; None on a CPU."""
@@ -81,6 +84,11 @@ class Runner:
         argv = [sys.executable, str(HERE / "bakeoff_ours.py"), str(job)]
         done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=True)
         return float(json.loads(done.stdout.splitlines()[-1])["flops"])
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def environment_for(device: str, threads: int) -> dict[str, str]:
