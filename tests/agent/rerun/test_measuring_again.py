@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from agent.corpus import current_environment, entry_is_stale
 from agent.job_state import look_at_job
 from agent.progress import Event
-from agent.rerun.listing import Prospect, list_prospects
+from agent.rerun.listing import Prospect, list_prospects, worst_s
 from agent.rerun.session import Measured, measure_again
 from agent.review.approval import approve, plan_approval
 from agent.review.commits import find_iteration, open_branch
@@ -288,6 +289,28 @@ def test_what_the_budget_does_not_cover_is_not_started(workspace: Workspace) -> 
         assert done.state == "not run"
         assert said in done.why
     assert git(workspace.root, "rev-list", "--count", "main..bakehouse/colours") == "0"
+
+
+def test_a_re_run_that_a_cap_ends_goes_on_when_more_is_given(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.rerun.listing._OVERHEAD_S", 0.0)
+    (prospect,) = look(workspace)
+    assert prospect.pair is not None
+    worst = worst_s(prospect.pair)
+    assert worst is not None
+
+    def stuck(spec: Mapping[str, Any], *, timeout_s: float, **paths: Any) -> Mapping[str, Any]:
+        """A worker that never ends, which the lane ends when its time is over."""
+        time.sleep(timeout_s + 0.05)
+        raise TrainError("the engine was ended after its time")
+
+    (cut,) = measure(workspace, caps=BudgetCaps(wall_s=worst + 1.0), run_worker=stuck)
+    assert (cut.state, cut.rerun_id) == ("not run", "v0001")
+    assert "goes on when the command is given more" in cut.why
+    assert git(workspace.root, "rev-list", "--count", "main..bakehouse/colours") == "0"
+    (done,) = measure(workspace)
+    assert (done.state, done.rerun_id) == ("confirmed", "v0001")
 
 
 def _change_rows(root: Path) -> None:
