@@ -8,7 +8,8 @@ its own, is killed again and again, either the flywheel alone, so that its worke
 or with all of its children, and is started again with the same command until the work is done. What
 it ends with must be what the reference ended with: the same trials with the same scores, each once;
 the same commits, each once and whole; a sound repository; a clean worktree; the user's own checkout
-as it was. The exit code is 1 where anything was lost, doubled or left behind.
+as it was; a budget of what the reference spent, and not a trial more, spent to the last one. The exit
+code is 1 where anything was lost, doubled or left behind.
 """
 
 from __future__ import annotations
@@ -90,10 +91,14 @@ class Round:
     faults: list[str] = field(default_factory=list)
 
 
-def prepare(root: Path, base: Path, *, seeds: Sequence[int]) -> Workspace:
-    """Write the workspace of a round; checkpoints are frequent, so that a kill finds half-done runs."""
+def prepare(root: Path, base: Path, *, seeds: Sequence[int], trials: int | None = None) -> Workspace:
+    """Write the workspace of a round; checkpoints are frequent, so that a kill finds half-done runs.
+
+    Args:
+        trials: The budget: a trial that were charged twice would leave none for the last.
+    """
     root.mkdir(parents=True)
-    workspace = make_workspace(root, base, seeds=list(seeds), smoke=_SMOKE)
+    workspace = make_workspace(root, base, seeds=list(seeds), smoke=_SMOKE, budget={"trials": trials})
     recipe = TrainRecipe.from_yaml(workspace.recipe_file).replace(save_interval=3)
     recipe.to_yaml(workspace.recipe_file)
     dev = root / "data" / "dev.jsonl"
@@ -245,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=2, help="of each flywheel")
-    parser.add_argument("--kills", type=int, default=5, help="at most, in a round")
+    parser.add_argument("--kills", type=int, default=3, help="at most, in a round")
     parser.add_argument("--training-seeds", type=int, nargs="+", default=[17, 29])
     parser.add_argument("--pictures", action="store_true", help="draw report.png too: 6 s of CPU a round")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
@@ -281,7 +286,9 @@ def _run(asked: argparse.Namespace, folder: Path) -> int:
     places: collections.Counter[str] = collections.Counter()
     broken, took = 0, [0.0, 0.0]
     for number in range(1, asked.rounds + 1):
-        workspace = prepare(folder / f"round-{number}", base, seeds=asked.training_seeds)
+        workspace = prepare(
+            folder / f"round-{number}", base, seeds=asked.training_seeds, trials=len(expected.debited)
+        )
         before = user_state(workspace.root)
         found = run_round(workspace, wanted=asked.iterations, kills=asked.kills, luck=luck, moments=moments)
         found.faults += check_ground(workspace, before) + compare(expected, read_ending(workspace))

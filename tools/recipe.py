@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +11,14 @@ from typing import Any, Final, Literal
 
 from tools.errors import RecipeError
 from tools.files import digest_json, write_text_atomic
-from tools.recipe_checks import as_number, check_combinations, check_paths, check_ranges, check_types
+from tools.recipe_checks import (
+    as_number,
+    check_combinations,
+    check_paths,
+    check_ranges,
+    check_types,
+    field_kinds,
+)
 from tools.yaml_text import dump_yaml, parse_yaml
 
 MODE_SMOKE: Final = "smoke"
@@ -181,7 +187,7 @@ class TrainRecipe:
         missing = [name for name in ("base_model", "dataset_jsonl", "output_dir") if name not in data]
         if missing:
             raise RecipeError(f"missing recipe field(s): {missing}; every recipe needs them")
-        kinds = typing.get_type_hints(cls)
+        kinds = field_kinds()
         recipe = cls(**{key: as_number(value, kinds[key]) for key, value in data.items()})
         check_types(recipe)
         return recipe

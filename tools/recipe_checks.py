@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import types
@@ -16,7 +17,14 @@ from tools.errors import RecipeError
 if TYPE_CHECKING:
     from tools.recipe import TrainRecipe
 
-__all__ = ["as_number", "check_combinations", "check_paths", "check_ranges", "check_types"]
+__all__ = [
+    "as_number",
+    "check_combinations",
+    "check_paths",
+    "check_ranges",
+    "check_types",
+    "field_kinds",
+]
 
 _MODULE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 
@@ -44,9 +52,17 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
+@functools.cache
+def field_kinds() -> dict[str, Any]:
+    """Return the type of every field of a recipe; looking them up takes longer than all else here."""
+    from tools.recipe import TrainRecipe
+
+    return typing.get_type_hints(TrainRecipe)
+
+
 def check_types(recipe: TrainRecipe) -> None:
     """Raise RecipeError at the first field whose value is not of the field's type."""
-    kinds = typing.get_type_hints(type(recipe))
+    kinds = field_kinds()
     for item in fields(recipe):
         value, kind = getattr(recipe, item.name), kinds[item.name]
         if not _is_a(value, kind):
