@@ -110,8 +110,8 @@ class Footprint:
         # Nothing below the lowest adapter is looked at again.
         lowest = min(self.recipe.lora_layers or (0,))
         n_layers = self.shape.n_layers - lowest
-        # The last norm's input in float32, and its output.
-        last = (4 + self.width) * self.shape.hidden
+        # The last norm's input, and its output.
+        last = 2 * self.width * self.shape.hidden
         if self.recipe.gradient_checkpointing:
             return n_layers * self.width * self.shape.hidden + self.layer_bytes_a_token + last
         return n_layers * self.layer_bytes_a_token + last
@@ -153,10 +153,10 @@ class Footprint:
         """What one token leaves behind in one layer."""
         shape, width, targets = self.shape, self.width, self._targets()
         attention = shape.heads * shape.head_dim
-        # Both norms keep their input in float32; so do those of queries and keys.
-        layer = 2 * 4 * shape.hidden
+        # Norms keep their input and one number; those of queries and keys do too, for each head.
+        layer = 2 * (width * shape.hidden + 4)
         if shape.has_qk_norm:
-            layer += (4 + width) * (attention + shape.kv_width)
+            layer += width * (attention + shape.kv_width) + 4 * (shape.heads + shape.kv_heads)
         # Queries, keys and values; in rows that are attended with plain products their weights,
         # else what comes out.
         layer += width * (attention + 2 * shape.kv_width)

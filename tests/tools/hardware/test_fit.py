@@ -86,6 +86,7 @@ def _kept_bytes_a_token(recipe: TrainRecipe, shape: ModelShape, *, row_tokens: i
     transformers = pytest.importorskip("transformers")
     from tools.engine.attention import PACKED_ATTENTION, pack_documents, register_packed_attention
     from tools.engine.lora import AdapterStack, LoraShape, Span
+    from tools.engine.norms import fuse_norms
     from tools.engine.recompute import recomputed
 
     register_packed_attention()
@@ -102,6 +103,7 @@ def _kept_bytes_a_token(recipe: TrainRecipe, shape: ModelShape, *, row_tokens: i
     )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, recipe.torch_dtype))
     stack = AdapterStack(model)
+    fuse_norms(model)
     adapter = stack.new_adapter("a", LoraShape.of(recipe), device=torch.device("cpu"))
     adapter.initialise(0)
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), adapter.flat)}
