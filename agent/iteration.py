@@ -146,9 +146,12 @@ def train_trials(
     *,
     look: int = 1,
     pace: Pace | None = None,
+    search: bool = True,
 ) -> tuple[TrialRecord, ...]:
     """train: the candidates together on one frozen base, as many of them as the budget covers.
 
+    Args:
+        search: Let them compete at the first look, where the task says how.
     Raises:
         BudgetError: it covers none, and none was begun.
     """
@@ -165,7 +168,7 @@ def train_trials(
                     chosen.trials,
                     "train_overrun",
                     lambda: bench.runner.train(
-                        chosen.trials, label=f"{iteration_id}-look{look}", search=look == 1
+                        chosen.trials, label=f"{iteration_id}-look{look}", search=search and look == 1
                     ),
                 )
             for trial in trained:

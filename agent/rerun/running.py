@@ -54,7 +54,9 @@ def run_pair(bench: Bench, rerun_id: str, pair: Pair) -> RerunRecord:
     sides = _validate(bench, rerun_id, pair)
     sides = iteration.smoke_candidates(bench, rerun_id, sides)
     _check_sides(sides)
-    trials = iteration.train_trials(bench, rerun_id, _plan_trials(bench, rerun_id, pair, sides))
+    trials = _plan_trials(bench, rerun_id, pair, sides)
+    # Both are measured to the end: a pair is compared, no winner is looked for.
+    trials = iteration.train_trials(bench, rerun_id, trials, search=False)
     trials = iteration.evaluate_trials(bench, rerun_id, trials)
     failure = "; ".join(f"{trial.trial_id}: {trial.error}" for trial in trials if not trial.scored)
     ruling = None if failure else _rule(bench, rerun_id, trials)

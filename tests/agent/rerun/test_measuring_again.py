@@ -35,6 +35,7 @@ from tools.model_digest import digest_base_model
 from tools.repo import find_repo
 from tools.task import BudgetCaps
 from tools.workspace import Workspace
+from tools.yaml_text import dump_yaml, parse_yaml
 
 TWO_TRIALS = BudgetCaps(trials=2)
 
@@ -289,6 +290,14 @@ def test_what_the_budget_does_not_cover_is_not_started(workspace: Workspace) -> 
         assert done.state == "not run"
         assert said in done.why
     assert git(workspace.root, "rev-list", "--count", "main..bakehouse/colours") == "0"
+
+
+def test_in_a_task_whose_searches_halt_losers_both_sides_are_trained_to_the_end(workspace: Workspace) -> None:
+    task = parse_yaml(workspace.task_file.read_text(encoding="utf-8"))
+    task["bakeoff"]["search"] = {"rungs": [0.25, 0.5]}
+    workspace.task_file.write_text(dump_yaml(task), encoding="utf-8")
+    (done,) = measure(workspace)
+    assert done.state == "confirmed", done.why
 
 
 def test_a_re_run_that_a_cap_ends_goes_on_when_more_is_given(
