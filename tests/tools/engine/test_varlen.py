@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.tools.engine.conftest import write_rows
-from tools.engine import attention, varlen
-from tools.engine.attention import Document, pack_documents
+from tools.engine import attention, batches, varlen
+from tools.engine.attention import Document, PackedDocuments, pack_documents, pack_places
 from tools.engine.base import LoadedBase, wrap_base
 from tools.engine.batches import RowEncoder, StreamPart, lay_out
 from tools.engine.lora import LoraShape
@@ -67,6 +68,7 @@ def test_losses_and_gradients_are_those_of_padded_attention(
         RowEncoder(tiny_tokenizer()).encode(str(write_rows(tmp_path / "rows.jsonl")), "Answer in JSON.").rows
     )
     parts = [StreamPart(rows[:4], 0.02, shares_prefix), StreamPart(rows[4:9], 0.02, shares_prefix)]
+    monkeypatch.setattr(batches, "pack_places", _with_plan)
     found = []
     for has_kernel in (True, False):
         calls: list[int] = []
@@ -79,31 +81,21 @@ def test_losses_and_gradients_are_those_of_padded_attention(
         monkeypatch.setattr(attention, "has_kernel", lambda *_, yes=has_kernel: yes)
         base = wrap_base(tiny_model(architecture), tiny_tokenizer(), name="tiny")
         stream = lay_out(parts, base.device)
-        documents = [Document(*place) for place in _documents(parts)]
-        plan = plan_varlen(documents, stream.input_ids_1_N.shape[1])
+        plan = stream.documents.varlen
         assert plan is not None
         assert (plan.source_K is not None) == shares_prefix
-        packed = dataclasses.replace(stream.documents, varlen=plan)
         adapters = [_adapter(base, name) for name in ("a", "b")]
-        losses = forward_backward(base, adapters, dataclasses.replace(stream, documents=packed))
+        losses = forward_backward(base, adapters, stream)
         assert bool(calls) == has_kernel
         found.append([*losses, *(adapter.flat.grad for adapter in adapters)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def _documents(parts: list[StreamPart]) -> list[tuple[int, int, int, int]]:
-    from tools.engine.batches import shared_length
-
-    found, end = [], 0
-    for part in parts:
-        start = end
-        shared = shared_length(part.rows) if part.shares_prefix else 0
-        end += shared
-        for row in part.rows:
-            found.append((start, shared, end, row.n_read - shared))
-            end += row.n_read - shared
-    return found
+def _with_plan(documents: Sequence[Document], n_tokens: int, device: torch.device) -> PackedDocuments:
+    """What lies on a CUDA device has its plan from the start."""
+    plan = plan_varlen(documents, n_tokens, device)
+    return dataclasses.replace(pack_places(documents, n_tokens, device), varlen=plan)
 
 
 def _adapter(base: LoadedBase, name: str) -> Any:
