@@ -189,7 +189,8 @@ def run_round(
 ) -> Round:
     """Start the flywheel until its work is done, and kill the first starts at random moments.
 
-    A moment is a place in a random step, so that short steps get their share, or a random time.
+    A moment is a place in a random step, so that short steps get their share, or, but for the first,
+    a random time.
     """
     found, began = Round(), time.monotonic()
     span_s = sum(moment.wall_s for moment in moments)
@@ -202,7 +203,7 @@ def run_round(
         try:
             if not aims:
                 child.wait()
-            elif luck.random() < 0.3:
+            elif found.killed_in and luck.random() < 0.3:
                 child.wait(timeout=luck.uniform(0.0, span_s))
             else:
                 wait_for(child, workspace, moments[aims[0]], luck)
