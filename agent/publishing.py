@@ -45,9 +45,10 @@ def publish(
 ) -> str:
     """Write an iteration's files into the worktree, commit them and return the commit's id.
 
-    Safe to call again after a crash: files are replaced, lineage rows are appended once, and
-    an iteration that is already committed is found by its trailer.
+    Safe to call again after a crash: what a killed call left in the worktree is thrown away, half
+    written files among it, and an iteration that is already committed is found by its trailer.
     """
+    worktree.discard_changes()
     present = worktree.find_commit(ITERATION_TRAILER, record.iteration_id)
     if present is not None:
         return present

@@ -17,7 +17,9 @@ from agent.attempts import Retries, run_trials
 from agent.faults import Fault, classify, named_faults, raise_if_machine, worth_retrying
 from agent.records import TrialRecord
 from agent.workers import run_metered
+from tests.agent.bench import rows, write_base
 from tools.child import Child, watch
+from tools.dataset import write_dataset
 from tools.errors import (
     BakehouseError,
     BudgetError,
@@ -29,6 +31,7 @@ from tools.errors import (
 )
 from tools.journal import Journal
 from tools.lanes.local import run_engine, run_spec
+from tools.recipe import TrainRecipe
 
 # As torch, CUDA's runtime and NVML word them.
 GPU_LOST = (
@@ -300,13 +303,24 @@ def test_a_real_worker_is_ended_when_the_cap_is_reached(tmp_path: Path) -> None:
         def note_worker(self, wall_s: float, gpus: int | None) -> None:
             assert wall_s >= 0.5
 
-    # It does not get as far as reading its specification: loading torch alone takes longer.
-    spec = {"kind": "train", "result_path": str(tmp_path / "r.json")}
+    write_dataset(tmp_path / "rows.jsonl", rows("train", [("red", "stop")]))
+    recipe = TrainRecipe(
+        base_model=str(write_base(tmp_path / "base")),
+        dataset_jsonl=str(tmp_path / "rows.jsonl"),
+        output_dir=str(tmp_path / "out"),
+        max_steps=1_000_000,
+    )
+    spec = {
+        "kind": "train",
+        "base_model": recipe.base_model,
+        "mode": "full",
+        "members": [{"trial_id": "t1", "recipe": recipe.to_dict(), "run_dir": str(tmp_path / "t1")}],
+        "result_path": str(tmp_path / "r.json"),
+    }
     run = partial(run_engine, spec, spec_path=tmp_path / "s.json", log_path=tmp_path / "log")
     with pytest.raises(BudgetError, match="a cap of the budget ended the worker") as caught:
         run_metered(Meter(), run)
     assert "over its limit" in str(caught.value.__cause__)
-    assert not (tmp_path / "r.json").exists()
 
 
 def test_a_result_says_what_its_worker_held() -> None:

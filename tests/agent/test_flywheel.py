@@ -139,6 +139,11 @@ def test_a_killed_iteration_is_finished_and_nothing_is_done_twice(
 
     with pytest.raises(KeyboardInterrupt):
         turn(workspace, tmp_path, STRONG, WEAK, notify=die)
+    # What SIGKILL leaves of a file that was being written.
+    (workspace.worktree_dir / "lineage").mkdir(exist_ok=True)
+    (workspace.worktree_dir / "lineage" / ".selection.jsonl.673ivqlr.tmp").write_text(
+        "half", encoding="utf-8"
+    )
     result = turn(workspace, tmp_path, STRONG, WEAK)
     assert [record.iteration_id for record in result.records] == ["i0001"]
     rows = LineageStore(workspace.worktree_dir / "lineage", lower_is_better=False).all_trials()
