@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 from datetime import date
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.text import Text
 
 CONSOLE = Console()
 ERROR_CONSOLE = Console(stderr=True)
+
+_WHOLE_WORD: Final = 14
+"""Letters."""
 
 
 def print_json(value: Any) -> None:
@@ -45,8 +48,11 @@ def plain(value: Any) -> Any:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """Return a table whose cells are plain text: nothing in them is markup."""
     made = Table(title=title, title_justify="left", show_lines=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        words = " ".join(str(row[number]) for row in rows if row[number] is not None).split()
+        # Words stay whole where the width allows; what is longer, a path say, is folded.
+        longest = max(map(len, words), default=0)
+        made.add_column(column, overflow="fold", min_width=min(longest, _WHOLE_WORD))
     for row in rows:
         made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return made
