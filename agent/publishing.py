@@ -15,6 +15,7 @@ from agent.published_rows import publish_rows
 from agent.records import CandidateRecord, IterationRecord, RulingRecord, TrialRecord
 from agent.report.document import write_report
 from agent.rerun.log import RERUN_PLANNER
+from agent.secondary import describe_secondary
 from tools.decisions import DecideEntry, DecideFinding, Provenance, write_entry
 from tools.errors import DecideError
 from tools.evaluation.scores import read_scores, write_scores
@@ -146,6 +147,7 @@ def _findings(task: Task, record: IterationRecord) -> Iterable[DecideFinding]:
                 "candidate": candidate.candidate_id,
                 "verdict": ruling.verdict if ruling else "refused",
                 "changes": list(candidate.changes),
+                **({"secondary": list(map(describe_secondary, ruling.secondary))} if ruling else {}),
             },
         )
 

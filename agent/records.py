@@ -94,6 +94,18 @@ class GuardRecord(Record):
     """False where it could not be looked at: nothing is kept on an unknown, or discarded."""
 
 
+class SecondaryRecord(Record):
+    """A metric beside the score that no verdict rests on: the incumbent's mean and the candidate's."""
+
+    name: Literal["answer_tokens", "scoring_s", "training_s"]
+    base: float
+    candidate: float
+    low: float | None = None
+    """Of the interval of candidate less base; None where there is one number a trial."""
+    high: float | None = None
+    level: float | None = None
+
+
 class RulingRecord(Record):
     """The verdict on one candidate, with the numbers it rests on. Scores are in [0, 1]."""
 
@@ -110,6 +122,7 @@ class RulingRecord(Record):
     candidate_mean: float | None = None
     p_value: float | None = None
     guards: tuple[GuardRecord, ...] = ()
+    secondary: tuple[SecondaryRecord, ...] = ()
 
 
 class BudgetRecord(Record):

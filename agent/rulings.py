@@ -18,6 +18,7 @@ from agent.records import (
     RulingRecord,
     TrialRecord,
 )
+from agent.secondary import compare_costs
 from agent.trials import TrialRunner
 from agent.weight_guard import guard_by_weights
 from tools.comparison import Scores, compare, corrected_level
@@ -233,17 +234,27 @@ def _rule_on(
         ended = any(trial.status.endswith("_overrun") for trial in trials)
         return RulingRecord(candidate_id=name, verdict="inconclusive" if ended else "discard", reason=reason)
     seeds = {trial.seed for trial in scored} & {trial.seed for trial in incumbent.trials if trial.scored}
-    base = Scores.from_rows(_rows(runner, incumbent.trials, seeds))
-    mine = Scores.from_rows(_rows(runner, scored, seeds))
+    base_rows, rows = _rows(runner, incumbent.trials, seeds), _rows(runner, scored, seeds)
     held = [GuardRecord.model_validate(guard) for trial in scored for guard in guards.get(trial.trial_id, [])]
     ruling = reach_verdict(
-        compare(base, mine, level=corrected_level(runner.task.level, tries.candidates, tries.looks)),
+        compare(
+            Scores.from_rows(base_rows),
+            Scores.from_rows(rows),
+            level=corrected_level(runner.task.level, tries.candidates, tries.looks),
+        ),
         minimum_gain=runner.task.minimum_gain,
         n_candidates=tries.candidates,
         n_looks=tries.looks,
         guards=tuple(_guard(record) for record in held if record.measured),
     )
-    found = _ruling_record(name, ruling, held)
+    costs = compare_costs(
+        [trial for trial in incumbent.trials if trial.scored and trial.seed in seeds],
+        [trial for trial in scored if trial.seed in seeds],
+        base_rows=base_rows,
+        candidate_rows=rows,
+        level=runner.task.level,
+    )
+    found = _ruling_record(name, ruling, held).model_copy(update={"secondary": costs})
     unknown = "; ".join(f"{record.name}: {record.detail}" for record in held if not record.measured)
     if unknown and found.verdict == "keep":
         reason = f"{found.reason}; but not kept, for a guard is unknown: {unknown}"

@@ -70,6 +70,9 @@ def show(iteration: Iteration, where: Where = Path("."), as_json: AsJson = False
     CONSOLE.print("\n".join(lines), markup=False, highlight=False)
     rows = [(f.candidate, f.verdict, ", ".join(f.changes), fold_line(f.evidence)) for f in found.findings]
     CONSOLE.print(table("evidence", ("candidate", "verdict", "change", "why"), rows))
+    costs = [(f.candidate, fold_line(text)) for f in found.findings for text in f.secondary]
+    if costs:
+        CONSOLE.print(table("beside the score, deciding nothing", ("candidate", "cost"), costs))
     measured = [
         (name, fold_line(str(value))) for name, value in (found.provenance or {}).items() if value is not None
     ]

@@ -15,6 +15,7 @@ from agent.report.phrases import (
     span_points,
     span_text,
 )
+from agent.secondary import describe_secondary
 from tools.patch import Change, format_values
 
 __all__ = ["render_candidates", "render_reasons"]
@@ -154,4 +155,12 @@ def _reason(one: Entrant) -> Markup:
         element("p", element("strong", one.name), " ", badge(one.verdict), class_="reason-head"),
         [element("p", text) for text in told or ["no verdict was reached"]],
         element("ul", guards, class_="guards", aria_label=f"guards of {one.name}") if guards else None,
+        _costs(one),
     )
+
+
+def _costs(one: Entrant) -> Markup | None:
+    if one.ruling is None or not one.ruling.secondary:
+        return None
+    told = "; ".join(map(describe_secondary, one.ruling.secondary))
+    return element("p", f"Beside the score, deciding nothing: {told}.", class_="hypothesis")

@@ -29,6 +29,8 @@ class Finding:
     verdict: str
     changes: tuple[str, ...]
     evidence: str
+    secondary: tuple[str, ...] = ()
+    """What it costs beside what it scores; no verdict rests on it."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,14 @@ def _findings(entry: DecideEntry) -> tuple[Finding, ...]:
     found = []
     for one in entry.findings:
         if "candidate" in one.extra:
-            changes = one.extra.get("changes")
+            changes, secondary = one.extra.get("changes"), one.extra.get("secondary")
             found.append(
                 Finding(
                     candidate=str(one.extra["candidate"]),
                     verdict=str(one.extra.get("verdict", "unknown")),
                     changes=tuple(map(str, changes)) if isinstance(changes, list) else (),
                     evidence=one.evidence,
+                    secondary=tuple(map(str, secondary)) if isinstance(secondary, list) else (),
                 )
             )
     return tuple(found)

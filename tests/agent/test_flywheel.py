@@ -70,6 +70,7 @@ def test_a_winner_is_kept_on_evidence_and_committed_whole(base: Path, tmp_path: 
     assert ruling.low is not None
     assert ruling.low > 0
     assert ruling.n_seeds == 2
+    assert [metric.name for metric in ruling.secondary] == ["answer_tokens", "scoring_s", "training_s"]
     assert record.ruling("c2") is not None
     assert record.ruling("c2").verdict != "keep"  # type: ignore[union-attr]
     steps = [event.step for event in events if event.kind == "done"]
@@ -100,7 +101,11 @@ def test_a_winner_is_kept_on_evidence_and_committed_whole(base: Path, tmp_path: 
     assert entry.provenance.recipe_digest == kept.digest
     selection = (worktree / "lineage" / "i0001-c1-s17" / "selection.jsonl").read_text()
     assert all(json.loads(line)["output"] is None for line in selection.splitlines())
-    assert (worktree / "lineage" / "i0001" / "report.html").is_file()
+    (costs,) = [one.extra["secondary"] for one in entry.findings if one.extra.get("candidate") == "c1"]
+    assert costs[0].startswith("tokens an answer: ")
+    assert (
+        "deciding nothing: tokens an answer: " in (worktree / "lineage" / "i0001" / "report.html").read_text()
+    )
 
 
 def test_a_second_flywheel_continues_where_the_first_stopped(base: Path, tmp_path: Path) -> None:
