@@ -38,7 +38,7 @@ _TRANSIENT_ERRNOS: Final = frozenset(
 _PATTERNS: Final = (
     (
         Fault.DISK_FULL,
-        r"no space left on device|disk quota exceeded|file too large|"
+        r"no space left on device|out of disk ?space|disk quota exceeded|file too large|"
         r"\[errno (28|122|27)\]|os error (28|122|27)\b|"
         r"database or disk is full|file system full|unable to write (new_index_file|loose object file)|"
         # What torch.save says where a write came up short.

@@ -63,6 +63,7 @@ DISK_FULL = (
     "SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)",
     "fatal: unable to write new_index_file",
     "error: file write error: No space left on device\nfatal: unable to write loose object file",
+    "git reset failed (exit 128): fatal: sha1 file '/w/.git/index.lock' write error. Out of diskspace",
     "RuntimeError: [enforce fail at inline_container.cc:664] . unexpected pos 1664 vs 1558",
 )
 

@@ -59,7 +59,9 @@ def limit_memory(device: torch.device, needed: int) -> None:
         held = torch.cuda.memory_reserved(device)
         torch.cuda.set_per_process_memory_fraction((held + needed // 2) / total, device)
         return
-    limit = used_bytes("VmSize") + needed // 2
+    # The limit is one of address space, so what a training takes of that is what counts.
+    used = used_bytes("VmSize")
+    limit = used + (used_bytes("VmPeak") - used) // 2
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
