@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from tools.engine.lora import Adapter
 
 __all__ = ["EngineGenerator", "open_engine_generator"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

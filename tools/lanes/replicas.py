@@ -8,22 +8,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tools.child import GRACE_S
 from tools.errors import TrainError
 from tools.files import write_json_atomic
 from tools.lanes.devices import WorkerPlace, worker_places
 from tools.lanes.parts import divide, join, part_path
-from tools.lanes.resident import ResidentEngine
+from tools.lanes.resident import ResidentEngine, WarmEngine
 
 __all__ = ["ReplicatedEngine"]
 
 _SLICE_S: Final = 0.5
 
 
-class ReplicatedEngine:
+class ReplicatedEngine(WarmEngine):
     """Runs specs like `ResidentEngine`, their members divided over the devices of this machine.
 
     Each device has a process of its own that keeps the base loaded. Where there is one device,
@@ -108,18 +107,6 @@ class ReplicatedEngine:
         """End the processes, and so give their memory back; the next spec starts others."""
         for engine in self._engines:
             engine.release()
-
-    def close(self) -> None:
-        """End the processes, if there are any."""
-        self.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def pids(self) -> tuple[int, ...]:

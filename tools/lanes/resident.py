@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -17,20 +18,39 @@ from tools.child import GRACE_S, Child, ChildEnd, watch
 from tools.errors import TrainError
 from tools.lanes.local import run_spec
 
-__all__ = ["ResidentEngine"]
+__all__ = ["ResidentEngine", "WarmEngine"]
 
 _IDLE_S: Final = 600.0
 _LEAVE_S: Final = 10.0
 """Seconds that an idle process gets to leave by itself."""
 
 
-class ResidentEngine:
+class WarmEngine(abc.ABC):
+    """Keeps processes between specs; as a context manager it leaves nothing running behind."""
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """End what runs, and so give its memory back; the next spec starts it anew."""
+
+    def close(self) -> None:
+        """End what runs, if anything does."""
+        self.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ResidentEngine(WarmEngine):
     """Runs specs like `run_engine`, one after the other in a process that keeps the base loaded.
 
     The process is started by the first spec, and anew after it was stopped, died, sat idle or
     found its device or itself unfit; a spec whose process dies fails, the next one does not. It
-    is a group of its own and ends when this very process dies, however it dies. As a context
-    manager it leaves nothing running behind.
+    is a group of its own and ends when this very process dies, however it dies.
     """
 
     def __init__(self, *, idle_s: float = _IDLE_S, environment: Mapping[str, str] | None = None) -> None:
@@ -89,18 +109,6 @@ class ResidentEngine:
         """End the process, and so give its memory back; the next spec starts another one."""
         with self._turn:
             self._release()
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        self.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _begin(self, path: Path, lock: int, log_path: Path, grace_s: float) -> _Process:
         """Hand the spec to the process, or to a new one where there is none that takes it."""
