@@ -25,7 +25,6 @@ __all__ = ["MergeExportResult", "merge_and_export"]
 MERGED_HF: Final = "merged-hf-bf16"
 MERGED_MCORE: Final = "merged-mcore"
 
-_LOG = logging.getLogger(__name__)
 # Megatron writes run_config.yaml after the tracker that announces the checkpoint.
 _CONFIG_LAG_S: Final = 120.0
 
