@@ -53,7 +53,7 @@ def write_json_atomic(path: str | Path, value: Any, *, indent: int | None = 2) -
     return write_text_atomic(path, text + "\n")
 
 
-def append_line(path: str | Path, line: str, *, header: str | None = None) -> None:
+def append_line(path: str | Path, line: str, *, header: str | None = None, durable: bool = True) -> None:
     """Append one whole line under an exclusive lock, flushed and fsynced.
 
     A torn last line, left by a process that died while it wrote, is closed with a newline
@@ -63,6 +63,7 @@ def append_line(path: str | Path, line: str, *, header: str | None = None) -> No
         path: File to append to; its parent folders are made.
         line: Text without a newline in it.
         header: Written first when the file is empty, under the same lock.
+        durable: Wait until it is on the disk. Without, it outlives the process but not a loss of power.
     Raises:
         ValueError: line or header holds a newline.
     """
@@ -81,7 +82,8 @@ def append_line(path: str | Path, line: str, *, header: str | None = None) -> No
             block += b"\n"
         file.write(block + line.encode("utf-8") + b"\n")
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)

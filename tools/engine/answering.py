@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from tools.engine.base import LoadedBase
-from tools.engine.generation import Answer, generate_answers
-from tools.engine.lora import Adapter
+from tools.engine.generation import Answer, Asked, generate_for_all
 from tools.engine.memory import give_back_memory, is_out_of_memory
 
 __all__ = ["Answering"]
@@ -31,27 +30,44 @@ class Answering:
         self._max_new_tokens = max_new_tokens
         self._should_stop = should_stop
 
-    def answer(self, prompts: Sequence[Sequence[int]], adapter: Adapter | None) -> tuple[Answer, ...]:
-        """Answer every prompt, in the order of prompts.
+    def answer(self, asked: Sequence[Asked], on_answered: Callable[[int, tuple[Answer, ...]], None]) -> None:
+        """Answer all prompts in one batch; what is whole is handed over at once and is not lost later.
 
+        Args:
+            on_answered: Called with a place in asked and its answers.
         Raises:
             StoppedError: asked to stop.
             RuntimeError, MemoryError: not even one row at a time fits.
         """
-        while True:
+        left = dict(enumerate(asked))
+        while left:
             try:
-                return generate_answers(
-                    self._base,
-                    prompts,
-                    adapter=adapter,
-                    max_new_tokens=self._max_new_tokens,
-                    batch_size=self.batch_size,
-                    should_stop=self._should_stop,
-                )
+                self._attempt(left, on_answered)
             except (RuntimeError, MemoryError) as err:
-                n_rows = min(self.batch_size, len(prompts))
-                if not is_out_of_memory(err) or n_rows == 1:
+                n_rows = min(self.batch_size, sum(len(item.prompts) for item in left.values()))
+                if not is_out_of_memory(err) or n_rows <= 1:
                     raise
-            self.batch_size = n_rows // 2
-            give_back_memory()
-            logger.warning("answering ran out of memory; from now on %d rows at once", self.batch_size)
+                self.batch_size = n_rows // 2
+            if left:
+                # Only here are the error and all that its frames held on to gone.
+                give_back_memory()
+                logger.warning("answering ran out of memory; from now on %d rows at once", self.batch_size)
+
+    def _attempt(
+        self, left: dict[int, Asked], on_answered: Callable[[int, tuple[Answer, ...]], None]
+    ) -> None:
+        """Answer what is left; what is whole leaves it, also when this ends in an error."""
+        places = list(left)
+
+        def hand_over(number: int, answers: tuple[Answer, ...]) -> None:
+            del left[places[number]]
+            on_answered(places[number], answers)
+
+        generate_for_all(
+            self._base,
+            [left[place] for place in places],
+            max_new_tokens=self._max_new_tokens,
+            batch_size=self.batch_size,
+            should_stop=self._should_stop,
+            on_answered=hand_over,
+        )

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from tools.engine.transfer import send
 from tools.engine.varlen import VarlenPlan, has_kernel, plan_varlen, varlen_attention
 from tools.errors import ModelError
 
@@ -129,11 +130,11 @@ def pack_places(
     identity = not shared and offset == n_tokens and bool((slots == torch.arange(offset)).all())
     return PackedDocuments(
         tuple(buckets),
-        slots.to(device),
+        send(slots, device),
         offset,
         identity,
-        filled_R.to(device),
-        source_R.to(device) if shared else None,
+        send(filled_R, device),
+        send(source_R, device) if shared else None,
         plan_varlen(documents, n_tokens, device) if torch.device(device).type == "cuda" else None,
     )
 

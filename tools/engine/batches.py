@@ -15,6 +15,7 @@ import torch
 from tools.chat import render
 from tools.dataset import Dataset, load_dataset
 from tools.engine.attention import Document, PackedDocuments, pack_places
+from tools.engine.transfer import send
 from tools.errors import DatasetError
 from tools.token_rows import is_token_file, load_token_rows
 
@@ -133,10 +134,16 @@ def rows_of_step(n_rows: int, batch_size: int, seed: int, step: int) -> tuple[in
     whole data cursor. The last batch of an epoch may be short.
     """
     epoch, turn = divmod(step, math.ceil(n_rows / batch_size))
+    return _shuffled(n_rows, seed, epoch)[turn * batch_size : (turn + 1) * batch_size]
+
+
+# Steps of an epoch ask one after the other; drawn for each, the order of a large dataset would take
+# longer than the step.
+@functools.lru_cache(maxsize=16)
+def _shuffled(n_rows: int, seed: int, epoch: int) -> tuple[int, ...]:
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:7], "big")
     generator = torch.Generator().manual_seed(draw)
-    order = torch.randperm(n_rows, generator=generator).tolist()
-    return tuple(order[turn * batch_size : (turn + 1) * batch_size])
+    return tuple(torch.randperm(n_rows, generator=generator).tolist())
 
 
 @dataclass(frozen=True)
@@ -226,12 +233,12 @@ def lay_out(parts: Sequence[StreamPart], device: torch.device) -> Stream:
         weights.extend([part.token_weight] * n_supervised)
         places.append(PartPlace(start, len(ids) - start, first, n_supervised))
     return Stream(
-        input_ids_1_N=torch.tensor([ids], dtype=torch.long, device=device),
-        positions_1_N=torch.tensor([positions], dtype=torch.long, device=device),
+        input_ids_1_N=send(torch.tensor([ids], dtype=torch.long), device),
+        positions_1_N=send(torch.tensor([positions], dtype=torch.long), device),
         documents=pack_places(documents, len(ids), device),
-        predicting_S=torch.tensor(predicting, dtype=torch.long, device=device),
-        targets_S=torch.tensor(targets, dtype=torch.long, device=device),
-        weights_S=torch.tensor(weights, dtype=torch.float32, device=device),
+        predicting_S=send(torch.tensor(predicting, dtype=torch.long), device),
+        targets_S=send(torch.tensor(targets, dtype=torch.long), device),
+        weights_S=send(torch.tensor(weights, dtype=torch.float32), device),
         places=tuple(places),
         parts=tuple(parts),
     )

@@ -1,8 +1,9 @@
 """Keys and values of rows that are being answered.
 
-What all prompts begin with is held once; each row's rest lies in a slot of its own. A query
-attends to the shared part in one product for all rows, and to its slot in another, under one
-softmax. Slots are filled, extended by a token and emptied while other rows go on.
+What all prompts of a group begin with is held once a group; each row's rest lies in a slot of its
+own. A query attends to the shared part in one product for all rows of its group, and to its slot
+in another, under one softmax. Slots are filled, extended by a token and emptied while other rows
+go on; the rows of a group lie side by side.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 
 from tools.errors import ModelError
 
-__all__ = ["DecodeCache", "DecodePass", "FillPass", "PrefixPass", "StepPass", "decoding"]
+__all__ = ["DecodeCache", "DecodePass", "FillPass", "PrefixPass", "Region", "StepPass", "decoding"]
 
 DECODE_ATTENTION: Final = "bakehouse_decode"
 
@@ -38,16 +39,29 @@ class DecodePass(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Region:
+    """The rows of a pass, from start on, that belong to one group."""
+
+    group: int
+    start: int
+    length: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.length)
+
+
 @dataclass
 class _Layer:
-    """One layer's share of the cache; the prefix is [KV, P, D], slots are [n_slots, KV, S, D]."""
+    """One layer's share of the cache; a group's prefix is [KV, P, D], slots are [n_slots, KV, S, D]."""
 
-    prefix: tuple[torch.Tensor, torch.Tensor] | None = None
+    prefixes: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     slots: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class DecodeCache:
-    """Room for n_slots rows, each of up to max_length tokens after the shared prefix."""
+    """Room for n_slots rows, each of up to max_length tokens after the shared prefix of its group."""
 
     def __init__(self, n_slots: int, *, widest_fill: int, max_length: int) -> None:
         self.n_slots = n_slots
@@ -78,60 +92,94 @@ class DecodeCache:
             new[:, :, : old.shape[2]] = old
         return new
 
+    def forget(self, group: int) -> None:
+        """Drop what the rows of a group begin with."""
+        for layer in self._layers.values():
+            layer.prefixes.pop(group, None)
+
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy whole slots over others."""
+        """Copy whole slots over others, all at once: a source may be a target too."""
         for layer in self._layers.values():
             for slots in layer.slots or ():
                 slots[torch.tensor(targets)] = slots[torch.tensor(sources)]
 
 
 class PrefixPass:
-    """One row, the shared prefix itself."""
+    """The shared prefixes of some groups, one a row; all are equally long."""
 
-    def __init__(self, cache: DecodeCache) -> None:
+    def __init__(self, cache: DecodeCache, groups: Sequence[int]) -> None:
         self._cache = cache
+        self._groups = groups
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        self._cache.layer(layer).prefix = (k[0].contiguous(), v[0].contiguous())
+        held = self._cache.layer(layer).prefixes
+        for row, group in enumerate(self._groups):
+            held[group] = (k[row].contiguous(), v[row].contiguous())
         return _attend_causally(q, k, v, scaling)
 
 
 class FillPass:
     """The rests of n prompts, padded on the right, into the slots from first on."""
 
-    def __init__(self, cache: DecodeCache, first: int) -> None:
+    def __init__(self, cache: DecodeCache, first: int, regions: Sequence[Region]) -> None:
         self._cache = cache
         self._first = first
+        self._regions = regions
         self._mask: torch.Tensor | None = None
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        n, kv_heads, width, _ = k.shape
+        n, _, width, _ = k.shape
         for slots, new in zip(self._cache.slots(layer, k, v), (k, v), strict=True):
             ours = slots[self._first : self._first + n]
             ours[:, :, :width] = new
             # What the row before left here must not reach this one, not even as 0 x infinity.
             ours[:, :, width:] = 0
-        prefix = self._cache.layer(layer).prefix
+        prefixes = self._cache.layer(layer).prefixes
+        return _joined(
+            [
+                self._attend_one(
+                    q[region.rows], k[region.rows], v[region.rows], prefixes.get(region.group), scaling
+                )
+                for region in self._regions
+            ]
+        )
+
+    def _attend_one(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        prefix: tuple[torch.Tensor, torch.Tensor] | None,
+        scaling: float,
+    ) -> torch.Tensor:
+        width = k.shape[2]
         prefix_length = 0 if prefix is None else prefix[0].shape[1]
         if q.numel() // q.shape[3] * (width + prefix_length) > _MOST_SCORES:
             return _attend_causally(q, *_after_prefix(prefix, k, v), scaling)
         if self._mask is None:
             ahead = torch.full((width, width), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
-            self._mask = ahead.repeat(q.shape[1] // kv_heads, 1)
+            self._mask = ahead.repeat(q.shape[1] // k.shape[1], 1)
         return _attend_in_parts(q, k, v, prefix, self._mask, scaling)
 
 
 class StepPass:
     """One more token of each row in the slots from 0 on, which hold lengths tokens so far."""
 
-    def __init__(self, cache: DecodeCache, lengths: Sequence[int], lengths_B: torch.Tensor) -> None:
+    def __init__(
+        self,
+        cache: DecodeCache,
+        lengths: Sequence[int],
+        lengths_B: torch.Tensor,
+        regions: Sequence[Region],
+    ) -> None:
         self._cache = cache
         self._width = max(lengths) + 1
         self._lengths_B = lengths_B
+        self._regions = regions
         self._mask: torch.Tensor | None = None
         self._places: torch.Tensor | None = None
         cache.reserve(self._width)
@@ -147,8 +195,14 @@ class StepPass:
             self._mask = self._beyond_end(kv_heads, q.dtype)
         for slot, new in zip(slots, (k, v), strict=True):
             slot.view(-1, slot.shape[3]).index_copy_(0, self._places, new.reshape(n * kv_heads, -1))
-        held_k, held_v = (slot[:n, :, : self._width] for slot in slots)
-        return _attend_in_parts(q, held_k, held_v, self._cache.layer(layer).prefix, self._mask, scaling)
+        prefixes = self._cache.layer(layer).prefixes
+        parts = []
+        for region in self._regions:
+            held_k, held_v = (slot[region.rows, :, : self._width] for slot in slots)
+            mask = self._mask[region.start * kv_heads : (region.start + region.length) * kv_heads]
+            prefix = prefixes.get(region.group)
+            parts.append(_attend_in_parts(q[region.rows], held_k, held_v, prefix, mask, scaling))
+        return _joined(parts)
 
     def _new_places(self, kv_heads: int) -> torch.Tensor:
         """Return where, in slots laid flat, the new key of each row and head goes."""
@@ -163,6 +217,10 @@ class StepPass:
         mask_B_S = torch.zeros(is_beyond_B_S.shape, dtype=dtype, device=place_S.device)
         mask_B_S.masked_fill_(is_beyond_B_S, -torch.inf)
         return mask_B_S.repeat_interleave(kv_heads, 0)[:, None]
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _attend_in_parts(

@@ -1,9 +1,10 @@
-"""Answers to many prompts at once, from the base or from one adapter on it; greedy unless told."""
+"""Answers to many prompts at once, from the base and from adapters on it; greedy unless told."""
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,16 +12,26 @@ import torch
 
 from tools.chat import stop_token_ids
 from tools.engine.base import LoadedBase
-from tools.engine.decode_cache import DecodeCache, DecodePass, FillPass, PrefixPass, StepPass, decoding
+from tools.engine.decode_cache import (
+    DecodeCache,
+    DecodePass,
+    FillPass,
+    PrefixPass,
+    Region,
+    StepPass,
+    decoding,
+)
 from tools.engine.lora import Adapter, Span
 from tools.errors import BakehouseError
 
 __all__ = [
     "Answer",
+    "Asked",
     "Choose",
     "StoppedError",
     "choose_greedy",
     "generate_answers",
+    "generate_for_all",
     "shared_length",
     "stop_ids_of",
 ]
@@ -66,6 +77,14 @@ def choose_greedy(logits_B_V: torch.Tensor, _numbers: Sequence[int]) -> torch.Te
     return logits_B_V.max(-1).indices
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Prompts for one adapter, or for the bare base."""
+
+    prompts: Sequence[Sequence[int]]
+    adapter: Adapter | None = None
+
+
 def generate_answers(
     base: LoadedBase,
     prompts: Sequence[Sequence[int]],
@@ -76,19 +95,64 @@ def generate_answers(
     should_stop: Callable[[], bool] = lambda: False,
     choose: Choose = choose_greedy,
 ) -> tuple[Answer, ...]:
-    """Answer every prompt, in the order of prompts.
+    """Answer every prompt with one adapter, in the order of prompts; see generate_for_all."""
+    (answers,) = generate_for_all(
+        base,
+        [Asked(prompts, adapter)],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        should_stop=should_stop,
+        choose=choose,
+    )
+    return answers
 
-    What all prompts begin with is read once. A row that ends makes room for one that waits.
+
+def generate_for_all(
+    base: LoadedBase,
+    asked: Sequence[Asked],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    choose: Choose = choose_greedy,
+    on_answered: Callable[[int, tuple[Answer, ...]], None] | None = None,
+) -> list[tuple[Answer, ...]]:
+    """Answer the prompts of several adapters, the same or different ones, in one batch.
+
+    What all prompts of an adapter begin with is read once for it. A row that ends makes room for
+    one that waits, whichever adapter it belongs to.
 
     Args:
-        batch_size: Rows in flight at most.
-        choose: Picks each next token.
+        batch_size: Rows in flight at most, of all adapters together.
+        choose: Picks each next token; prompts are numbered through all of asked.
+        on_answered: Called with a place in asked and its answers as soon as they are whole; by
+            and large in the order of asked.
+    Returns:
+        The answers of each of asked, in their order.
     Raises:
         StoppedError: should_stop said so between two passes.
     """
-    stops = stop_ids_of(base)
-    decoding_run = _Decoding(base, prompts, adapter, stops, max_new_tokens, batch_size, choose)
-    return tuple(_answer(base.tokenizer, tokens, stops) for tokens in decoding_run.run(should_stop))
+    run = _Decoding(base, asked, max_new_tokens, batch_size, choose)
+    found: dict[int, tuple[Answer, ...]] = {}
+    for place, tokens in run.run(should_stop):
+        found[place] = tuple(_answer(base.tokenizer, row, run.stops) for row in tokens)
+        if on_answered is not None:
+            on_answered(place, found[place])
+    return [found[place] for place in range(len(asked))]
+
+
+@dataclass
+class _Group:
+    """What is asked of one adapter."""
+
+    adapter: Adapter | None
+    first: int
+    """Number of its first prompt among all prompts."""
+    n_prompts: int
+    prefix: tuple[int, ...]
+    n_left: int
+    is_read: bool = False
+    """The prefix is in the cache."""
 
 
 @dataclass
@@ -96,112 +160,197 @@ class _Running:
     """A row in a slot."""
 
     number: int
+    group: int
     n_held: int
     """Tokens of it in its slot; the last one chosen is not yet."""
 
 
 class _Decoding:
-    """The rows in flight, in slots from 0 on without a gap, and those that wait."""
+    """The rows in flight, in slots from 0 on without a gap and group by group, and those that wait."""
 
     def __init__(
         self,
         base: LoadedBase,
-        prompts: Sequence[Sequence[int]],
-        adapter: Adapter | None,
-        stops: frozenset[int],
+        asked: Sequence[Asked],
         max_new_tokens: int,
         batch_size: int,
         choose: Choose,
     ) -> None:
+        self.stops = stop_ids_of(base)
         self._base = base
-        self._adapter = adapter
-        self._stops = stops
         self._max_new_tokens = max_new_tokens
         self._choose = choose
-        n_shared = shared_length(prompts)
-        self._prefix = tuple(prompts[0][:n_shared]) if prompts else ()
-        self._tails = [tuple(prompt[n_shared:]) for prompt in prompts]
-        self._outputs: list[list[int]] = [[] for _ in prompts]
+        self._groups: list[_Group] = []
+        self._tails: list[tuple[int, ...]] = []
+        self._group_of: list[int] = []
+        for place, item in enumerate(asked):
+            n_shared, n = shared_length(item.prompts), len(item.prompts)
+            prefix = tuple(item.prompts[0][:n_shared]) if n else ()
+            self._groups.append(_Group(item.adapter, len(self._tails), n, prefix, n))
+            self._tails += [tuple(prompt[n_shared:]) for prompt in item.prompts]
+            self._group_of += [place] * n
+        self._outputs: list[list[int]] = [[] for _ in self._tails]
         self._running: list[_Running] = []
-        # The longest first: memory peaks at the start, and rows of like length are read together.
-        self._waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
-        self._n_slots = min(batch_size, len(prompts))
-        widest = max((len(tail) for tail in self._tails), default=0)
+        # Group after group, so that the first are whole early. In each the longest first: memory
+        # peaks at the start, and rows of like length are read together.
+        order = sorted(range(len(self._tails)), key=lambda i: (self._group_of[i], -len(self._tails[i])))
+        self._waiting = deque(order)
+        self._n_slots = min(batch_size, len(order))
+        widest = max(map(len, self._tails), default=0)
         self._cache = DecodeCache(self._n_slots, widest_fill=widest, max_length=widest + max_new_tokens)
 
-    @torch.inference_mode()
-    def run(self, should_stop: Callable[[], bool]) -> list[list[int]]:
-        """Return the tokens of every answer."""
-        with decoding(self._base.model.config):
-            if self._prefix and self._max_new_tokens:
-                places_1_T = torch.arange(len(self._prefix), device=self._base.device)[None]
-                self._pass(torch.tensor([self._prefix]), places_1_T, PrefixPass(self._cache))
-            while self._max_new_tokens and (self._running or self._waiting):
-                if should_stop():
-                    raise StoppedError("asked to stop while answers were being generated")
-                n_free = self._n_slots - len(self._running)
-                if self._waiting and n_free >= self._n_slots * _FREE_SHARE:
-                    self._admit(n_free)
-                else:
-                    self._step()
-        return self._outputs
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, list[list[int]]]]:
+        """Yield the place of each group and the tokens of its answers, once all are there."""
+        whole = [place for place, group in enumerate(self._groups) if not group.n_left]
+        if not self._max_new_tokens:
+            whole = list(range(len(self._groups)))
+            self._waiting.clear()
+        while True:
+            for place in whole:
+                group = self._groups[place]
+                yield place, self._outputs[group.first : group.first + group.n_prompts]
+            if not self._running and not self._waiting:
+                return
+            if should_stop():
+                raise StoppedError("asked to stop while answers were being generated")
+            whole = self._turn()
 
-    def _admit(self, n_free: int) -> None:
+    @torch.inference_mode()
+    def _turn(self) -> list[int]:
+        """Read prompts into free slots, or take every row a token further; return the groups now whole."""
+        with decoding(self._base.model.config):
+            n_free = self._n_slots - len(self._running)
+            if self._waiting and n_free >= self._n_slots * _FREE_SHARE:
+                return self._admit(n_free)
+            return self._step()
+
+    def _admit(self, n_free: int) -> list[int]:
         """Read waiting prompts into free slots and choose their first tokens."""
-        widest = len(self._tails[self._waiting[0]])
-        n_rows = min(n_free, len(self._waiting), max(1, _FILL_TOKENS // widest))
-        numbers = [self._waiting.popleft() for _ in range(n_rows)]
+        numbers: list[int] = []
+        widest = 0
+        while self._waiting and len(numbers) < n_free:
+            wider = max(widest, len(self._tails[self._waiting[0]]))
+            if numbers and (len(numbers) + 1) * wider > _FILL_TOKENS:
+                break
+            numbers.append(self._waiting.popleft())
+            widest = wider
+        rows = [_Running(number, self._group_of[number], len(self._tails[number])) for number in numbers]
+        self._read_prefixes({row.group for row in rows})
         tails = [self._tails[number] for number in numbers]
         ids_B_T = torch.tensor([tail + (0,) * (widest - len(tail)) for tail in tails])
-        places_B_T = (len(self._prefix) + torch.arange(widest, device=self._base.device)).expand(n_rows, -1)
+        offset_B = torch.tensor([len(self._groups[row.group].prefix) for row in rows])
+        places_B_T = offset_B[:, None] + torch.arange(widest)
         first = len(self._running)
-        hidden_B_T_D = self._pass(ids_B_T, places_B_T, FillPass(self._cache, first))
+        regions = _regions(rows)
+        hidden_B_T_D = self._pass(ids_B_T, places_B_T, FillPass(self._cache, first, regions), regions)
         last_B = torch.tensor([len(tail) - 1 for tail in tails], device=self._base.device)
-        hidden_B_D = hidden_B_T_D[torch.arange(n_rows, device=self._base.device), last_B]
-        self._running += [_Running(number, len(self._tails[number])) for number in numbers]
-        self._take(hidden_B_D, first)
+        hidden_B_D = hidden_B_T_D[torch.arange(len(rows), device=self._base.device), last_B]
+        self._running += rows
+        return self._take(hidden_B_D, first)
 
-    def _step(self) -> None:
+    def _read_prefixes(self, groups: Collection[int]) -> None:
+        """Read what the prompts of groups begin with, where that is not in the cache yet."""
+        lengths: dict[int, list[int]] = {}
+        for place in sorted(groups):
+            group = self._groups[place]
+            if group.prefix and not group.is_read:
+                lengths.setdefault(len(group.prefix), []).append(place)
+        for length, places in lengths.items():
+            at_once = max(1, _FILL_TOKENS // length)
+            for start in range(0, len(places), at_once):
+                self._read_prefixes_of(places[start : start + at_once], length)
+
+    def _read_prefixes_of(self, places: Sequence[int], length: int) -> None:
+        ids_B_T = torch.tensor([self._groups[place].prefix for place in places])
+        places_B_T = torch.arange(length).expand(len(places), -1)
+        regions = [Region(place, row, 1) for row, place in enumerate(places)]
+        self._pass(ids_B_T, places_B_T, PrefixPass(self._cache, places), regions)
+        for place in places:
+            self._groups[place].is_read = True
+
+    def _step(self) -> list[int]:
         """Read the last token of every row in flight and choose the next."""
         lengths = [row.n_held for row in self._running]
         lengths_B = torch.tensor(lengths, device=self._base.device)
         ids_B_1 = torch.tensor([[self._outputs[row.number][-1]] for row in self._running])
-        turn = StepPass(self._cache, lengths, lengths_B)
-        hidden_B_1_D = self._pass(ids_B_1, (len(self._prefix) + lengths_B)[:, None], turn)
+        starts = [len(self._groups[row.group].prefix) + row.n_held for row in self._running]
+        regions = _regions(self._running)
+        turn = StepPass(self._cache, lengths, lengths_B, regions)
+        hidden_B_1_D = self._pass(ids_B_1, torch.tensor(starts)[:, None], turn, regions)
         for row in self._running:
             row.n_held += 1
-        self._take(hidden_B_1_D[:, 0], 0)
+        return self._take(hidden_B_1_D[:, 0], 0)
 
-    def _pass(self, ids_B_T: torch.Tensor, places_B_T: torch.Tensor, turn: DecodePass) -> torch.Tensor:
-        spans = [] if self._adapter is None else [Span(self._adapter, 0, len(ids_B_T))]
+    def _pass(
+        self, ids_B_T: torch.Tensor, places_B_T: torch.Tensor, turn: DecodePass, regions: Sequence[Region]
+    ) -> torch.Tensor:
+        spans = [Span(self._groups[part.group].adapter, part.start, part.length) for part in regions]
         with self._base.stack.placed(spans, dim=0):
             hidden_B_T_D: torch.Tensor = self._base.decoder(
                 input_ids=ids_B_T.to(self._base.device),
-                position_ids=places_B_T,
+                position_ids=places_B_T.to(self._base.device),
                 use_cache=False,
                 decode_pass=turn,
             ).last_hidden_state
         return hidden_B_T_D
 
-    def _take(self, hidden_B_D: torch.Tensor, first: int) -> None:
-        """Choose a token for each row from slot first on; those that end leave."""
+    def _take(self, hidden_B_D: torch.Tensor, first: int) -> list[int]:
+        """Choose a token for each row from slot first on; those that end leave.
+
+        Returns:
+            The groups of which no row is left.
+        """
         rows = self._running[first:]
         next_B = self._choose(hidden_B_D @ self._base.head_V_D.t(), [row.number for row in rows])
         for row, token in zip(rows, next_B.tolist(), strict=True):
             self._outputs[row.number].append(token)
         kept = [slot for slot, row in enumerate(self._running) if not self._has_ended(row)]
-        # The last rows move into the gaps: whoever is in flight lies without one.
-        late = [slot for slot in kept if slot >= len(kept)]
-        gaps = sorted(set(range(len(kept))).difference(kept))
-        if gaps:
-            self._cache.move(late, gaps)
-            for source, target in zip(late, gaps, strict=True):
-                self._running[target] = self._running[source]
+        left = [row.group for row in self._running if self._has_ended(row)]
+        if left:
+            self._close_gaps(kept)
+        whole = []
+        for place in left:
+            self._groups[place].n_left -= 1
+            if not self._groups[place].n_left:
+                self._cache.forget(place)
+                whole.append(place)
+        return whole
+
+    def _close_gaps(self, kept: Sequence[int]) -> None:
+        """Leave the rows in these slots alone in flight, without a gap and group by group.
+
+        Rows stay where they are as far as that can be: to move one copies all its keys and values.
+        """
+        slots_of: dict[int, list[int]] = {}
+        for slot in kept:
+            slots_of.setdefault(self._running[slot].group, []).append(slot)
+        sources: list[int] = []
+        targets: list[int] = []
+        start = 0
+        for slots in slots_of.values():
+            places = range(start, start + len(slots))
+            sources += [slot for slot in slots if slot not in places]
+            targets += sorted(set(places).difference(slots))
+            start += len(slots)
+        if sources:
+            self._cache.move(sources, targets)
+        before = list(self._running)
+        for source, target in zip(sources, targets, strict=True):
+            self._running[target] = before[source]
         del self._running[len(kept) :]
 
     def _has_ended(self, row: _Running) -> bool:
         tokens = self._outputs[row.number]
-        return tokens[-1] in self._stops or len(tokens) >= self._max_new_tokens
+        return tokens[-1] in self.stops or len(tokens) >= self._max_new_tokens
+
+
+def _regions(rows: Sequence[_Running]) -> list[Region]:
+    """Return the runs of rows of one group."""
+    found: list[Region] = []
+    for group, run in itertools.groupby(rows, key=lambda row: row.group):
+        start = found[-1].rows.stop if found else 0
+        found.append(Region(group, start, len(list(run))))
+    return found
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -29,7 +29,7 @@ _TOLERANCE: Final = 0.02
 
 def is_grouped(x: torch.Tensor, weight_O_I: torch.Tensor, products: Sequence[LowRankProduct]) -> bool:
     """Return whether products that lie end to end over all tokens of x can go through one kernel."""
-    if len(products) < 2 or x.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    if len(products) < 2 or x.dtype != torch.bfloat16:
         return False
     if any(size % _ALIGNMENT for size in weight_O_I.shape) or not _has_kernel(x.device):
         return False
@@ -158,6 +158,7 @@ def _has_kernel(device: torch.device) -> bool:
     return is_right
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def _agrees(device: torch.device) -> bool:
     """Compare both ways on runs of odd lengths and ranks: results and all gradients."""

@@ -180,9 +180,9 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Span:
-    """The part of a batch, along the placement's dimension, that belongs to an adapter."""
+    """The part of a batch, along the placement's dimension, of an adapter or of the bare base."""
 
-    adapter: Adapter
+    adapter: Adapter | None
     start: int
     length: int
 
@@ -208,7 +208,7 @@ class Placement:
                 x.numel() // x.shape[-1] if alone else span.length * tokens,
             )
             for span in self.spans
-            if path in span.adapter.pairs
+            if span.adapter is not None and path in span.adapter.pairs
         ]
 
     def _factors(self, adapter: Adapter, dtype: torch.dtype) -> Mapping[str, LoraPair]:

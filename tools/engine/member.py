@@ -141,7 +141,19 @@ class Member:
         rows = self._next_rows(max_tokens)
         if self.adapter.dropout:
             self._place_dropout()
-        return StreamPart(rows, self._token_weight, shares_prefix=not self.adapter.dropout, epoch=self._epoch)
+        return self._part(rows, self._token_weight)
+
+    def following_part(self, max_tokens: int | None = None) -> StreamPart | None:
+        """Return what next_part will return once the pass in flight is absorbed and its step taken.
+
+        None where that was the last one. Dropout is not drawn for it yet.
+        """
+        if self._next_row < len(self._step_rows):
+            return self._part(self._next_rows(max_tokens), self._token_weight)
+        if self.step + 1 >= self.total_steps:
+            return None
+        rows = self._rows_of(self.step + 1)
+        return self._part(_first_of(rows[: self._pass_rows], max_tokens), _token_weight(rows))
 
     def next_tokens(self, max_tokens: int | None = None) -> int:
         """Return how many tokens next_part would bring."""
@@ -269,11 +281,14 @@ class Member:
     def _next_rows(self, max_tokens: int | None) -> tuple[EncodedRow, ...]:
         """Return the next rows of the pass, one at least."""
         size = self._pass_rows
-        rest = self._step_rows[self._next_row : (self._next_row // size + 1) * size]
-        n = len(rest)
-        while max_tokens is not None and n > 1 and _n_tokens(rest[:n]) > max_tokens:
-            n -= 1
-        return tuple(rest[:n])
+        return _first_of(self._step_rows[self._next_row : (self._next_row // size + 1) * size], max_tokens)
+
+    def _part(self, rows: tuple[EncodedRow, ...], token_weight: float) -> StreamPart:
+        return StreamPart(rows, token_weight, shares_prefix=not self.adapter.dropout, epoch=self._epoch)
+
+    def _rows_of(self, step: int) -> list[EncodedRow]:
+        numbers = rows_of_step(len(self.rows), self.recipe.global_batch_size, self.recipe.seed, step)
+        return [self.rows[i] for i in numbers]
 
     def _place_dropout(self) -> None:
         """Have dropout strike a part of a pass as it would strike the whole."""
@@ -288,10 +303,8 @@ class Member:
         self.adapter.window = DropWindow(_n_read(whole), start)
 
     def _begin_step(self) -> None:
-        size = self.recipe.global_batch_size
-        numbers = rows_of_step(len(self.rows), size, self.recipe.seed, self.step)
-        self._step_rows = [self.rows[i] for i in numbers]
-        self._token_weight = 1 / sum(row.n_supervised for row in self._step_rows)
+        self._step_rows = self._rows_of(self.step)
+        self._token_weight = _token_weight(self._step_rows)
         self._next_row = 0
         self._step_loss = 0.0
         self._step_tokens = 0
@@ -348,7 +361,22 @@ class Member:
         write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _log(self, **values: float | int | None) -> None:
-        append_line(self.run_dir / METRICS_FILE, json.dumps({"step": self.step, **values}, allow_nan=False))
+        line = json.dumps({"step": self.step, **values}, allow_nan=False)
+        # Not waited for: a run that is resumed after a loss of power writes what is missing again.
+        append_line(self.run_dir / METRICS_FILE, line, durable=False)
+
+
+def _first_of(rows: Sequence[EncodedRow], max_tokens: int | None) -> tuple[EncodedRow, ...]:
+    """Return the first rows, as many as max_tokens hold, one at least."""
+    n = len(rows)
+    while max_tokens is not None and n > 1 and _n_tokens(rows[:n]) > max_tokens:
+        n -= 1
+    return tuple(rows[:n])
+
+
+def _token_weight(rows: Sequence[EncodedRow]) -> float:
+    """Return the weight of each supervised token of a step."""
+    return 1 / sum(row.n_supervised for row in rows)
 
 
 def _n_tokens(rows: Sequence[EncodedRow]) -> int:

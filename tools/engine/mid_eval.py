@@ -1,4 +1,4 @@
-"""Scores of a member while it is being trained, on a few dev rows."""
+"""Scores of members while they are being trained, on a few dev rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tools.chat import render_prompt
 from tools.dataset import load_dataset
 from tools.engine.answering import Answering
 from tools.engine.base import LoadedBase
+from tools.engine.generation import Answer, Asked
 from tools.engine.member import Member, spread
 from tools.engine.spec import MidEval, ScorerChoice
 from tools.evaluation.scorers import Scorer, get_scorer
@@ -35,20 +36,32 @@ class MidEvaluator:
         """Rows that every evaluation looks at."""
         return len(self._rows)
 
-    def evaluate(self, member: Member) -> None:
-        """Score the member's present weights and tell it.
+    def evaluate(self, members: Sequence[Member]) -> None:
+        """Score the present weights of all members, their answers in one batch, and tell each.
 
         Raises:
-            StoppedError: asked to stop; the member has no score of this step then.
+            StoppedError: asked to stop; some members may have no score of this step then.
         """
+        if not members:
+            return
         started = time.perf_counter()
-        copy = self._base.stack.inference_copy(member.adapter, self._base.dtype)
-        answers = self._answering.answer(self._prompts_for(member.system_prompt), copy)
-        scores = [
-            self._scorer(row.expected, answer.text).score
-            for row, answer in zip(self._rows, answers, strict=True)
+        asked = [
+            Asked(
+                self._prompts_for(member.system_prompt),
+                self._base.stack.inference_copy(member.adapter, self._base.dtype),
+            )
+            for member in members
         ]
-        member.note_score(sum(scores) / len(scores), len(scores), time.perf_counter() - started)
+
+        def score(place: int, answers: tuple[Answer, ...]) -> None:
+            scores = [
+                self._scorer(row.expected, answer.text).score
+                for row, answer in zip(self._rows, answers, strict=True)
+            ]
+            wall_s = (time.perf_counter() - started) / len(members)
+            members[place].note_score(sum(scores) / len(scores), len(scores), wall_s)
+
+        self._answering.answer(asked, score)
 
     def _prompts_for(self, system_prompt: str | None) -> list[tuple[int, ...]]:
         if system_prompt not in self._prompts:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from tools.engine.base import LoadedBase
-from tools.engine.batches import RowEncoder, StreamPart, lay_out
+from tools.engine.batches import RowEncoder, Stream, StreamPart, lay_out
 from tools.engine.generation import StoppedError
 from tools.engine.halving import Cut, Halving, cut
 from tools.engine.member import Member
@@ -94,6 +94,10 @@ class _Stack:
         self.active: list[Member] = []
         self.next: Member | None = None
         self.limit = PassLimit()
+        # A CPU has no time of its own for it: there it is done when it is needed.
+        self.lays_ahead = base.device.type != "cpu"
+        self.ahead: Stream | None = None
+        """What was laid out for the next pass, if that is what will be asked for."""
 
     def run(self, members: Sequence[StackMember]) -> tuple[MemberResult, ...]:
         contenders = list(members)
@@ -159,7 +163,7 @@ class _Stack:
             member, self.next = self.next, None
             self.active.append(member)
             if member.step:
-                self._settle(member)
+                self._settle([member])
 
     def _prepare(self, waiting: list[StackMember]) -> Member | None:
         spec = waiting.pop(0)
@@ -186,7 +190,7 @@ class _Stack:
         recompute = any(member.recipe.gradient_checkpointing for member in members)
         losses, refusal = None, ""
         try:
-            stream = lay_out(parts, self.base.device)
+            stream = self._lay_out(parts)
             adapters = [member.adapter for member in members]
             losses = forward_backward(self.base, adapters, stream, recompute=recompute)
         except Exception as err:  # noqa: BLE001 - a failed trial is a result
@@ -204,7 +208,27 @@ class _Stack:
             for member, part, loss in zip(members, parts, losses, strict=True)
             if member.absorb(part, loss, wall_s)
         ]
+        self._lay_out_ahead(members)
         self._end_step(due)
+
+    def _lay_out(self, parts: Sequence[StreamPart]) -> Stream:
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and ahead.parts == tuple(parts):
+            return ahead
+        return lay_out(parts, self.base.device)
+
+    def _lay_out_ahead(self, members: Sequence[Member]) -> None:
+        """Lay out and send what comes next while the device is at work on what it has."""
+        if not self.lays_ahead or len(members) < len(self.active):
+            return
+        parts = [member.following_part(self.limit.tokens) for member in members]
+        coming = [part for part in parts if part is not None]
+        try:
+            self.ahead = lay_out(coming, self.base.device) if coming else None
+        except (RuntimeError, MemoryError) as err:
+            # Then it is laid out when it is needed, and memory is made where that has no room either.
+            if not is_out_of_memory(err):
+                raise
 
     def _break_off(self, members: Sequence[Member], err: Exception) -> None:
         """Fail a lone member; of several, let each go alone and show whose fault it was."""
@@ -243,26 +267,50 @@ class _Stack:
                 self._fail(member, err)
             return
         wait_s = time.perf_counter() - started
+        stepped = []
         for member, (loss, grad_norm) in zip(members, found, strict=True):
             try:
                 member.take_step(loss, grad_norm, wait_s)
             except Exception as err:  # noqa: BLE001 - a failed trial is a result
                 self._fail(member, err)
                 continue
-            self._settle(member)
+            stepped.append(member)
+        self._settle(stepped)
 
-    def _settle(self, member: Member) -> None:
-        """Score, save and let go of a member that stands between two steps, as far as due."""
+    def _settle(self, members: Sequence[Member]) -> None:
+        """Score, save and let go of members that stand between two steps, as far as due."""
+        self._score([member for member in members if self._awaits_score(member)])
+        for member in members:
+            # A score is missing where a stop was asked for in the middle.
+            if member in self.active and not self._awaits_score(member):
+                self._save_or_let_go(member)
+
+    def _awaits_score(self, member: Member) -> bool:
+        return self.evaluator is not None and member.is_score_due
+
+    def _score(self, members: Sequence[Member]) -> None:
+        """Score members together; where that fails, one by one, so that it shows whose fault it was."""
+        if not members:
+            return
+        assert self.evaluator is not None
         try:
-            if self.evaluator is not None and member.is_score_due:
-                self.evaluator.evaluate(member)
+            self.evaluator.evaluate(members)
+        except StoppedError:
+            return
+        except Exception as err:  # noqa: BLE001 - a failed trial is a result
+            if len(members) == 1:
+                self._fail(members[0], err)
+                return
+            for member in members:
+                self._score([member] if self._awaits_score(member) else [])
+
+    def _save_or_let_go(self, member: Member) -> None:
+        try:
             member.save_if_due()
             pauses = self.rung is not None and member.step >= member.rung_steps[self.rung]
             if pauses:
                 # It comes back from its checkpoint; meanwhile another takes its seat.
                 member.save()
-        except StoppedError:
-            return
         except Exception as err:  # noqa: BLE001 - a failed trial is a result
             self._fail(member, err)
             return

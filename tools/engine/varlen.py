@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from tools.engine.transfer import send
+
 if TYPE_CHECKING:
     from tools.engine.attention import Document
 
@@ -69,11 +71,11 @@ def plan_varlen(
     shares = ends_k[-1] != n_tokens
     source = [key for segment in segments for key in segment.keys] if shares else None
     return VarlenPlan(
-        torch.tensor(ends_q, dtype=torch.int32).to(device),
-        torch.tensor(ends_k, dtype=torch.int32).to(device),
+        send(torch.tensor(ends_q, dtype=torch.int32), device),
+        send(torch.tensor(ends_k, dtype=torch.int32), device),
         max(segment.length for segment in segments),
         max(len(segment.keys) for segment in segments),
-        None if source is None else torch.tensor(source).to(device),
+        None if source is None else send(torch.tensor(source), device),
     )
 
 

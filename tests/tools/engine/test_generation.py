@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from tools.engine.adapter_files import load_adapter
 from tools.engine.base import LoadedBase
 from tools.engine.generation import (
     Answer,
+    Asked,
     StoppedError,
     choose_greedy,
     generate_answers,
+    generate_for_all,
     shared_length,
     stop_ids_of,
 )
+from tools.engine.lora import Adapter, LoraShape
 from tools.engine.spec import StackMember
 from tools.engine.trainer import train_stack
 
@@ -253,3 +256,130 @@ def test_a_stop_is_heard_between_passes_and_leaves_the_base_fit_for_use(
     assert base.model.config._attn_implementation == "sdpa"
     assert base.stack.placement is None
     assert generate_answers(base, prompts, adapter=None, max_new_tokens=4, batch_size=4) == before
+
+
+def random_adapter(base: LoadedBase, seed: int, rank: int, targets: tuple[str, ...]) -> Adapter:
+    """An adapter that changes every answer."""
+    shape = LoraShape(rank, 2.0 * rank, targets)
+    adapter = base.stack.new_adapter(f"a{seed}", shape, device=base.device, trainable=False)
+    with torch.no_grad():
+        adapter.flat.normal_(std=0.15, generator=torch.Generator().manual_seed(seed))
+    return adapter
+
+
+def asked_of_many(base: LoadedBase, prompts: list[tuple[int, ...]]) -> list[Asked]:
+    """Adapters of different shapes and the bare base, with the same, other and no prompts."""
+    longer = [(prompt[0], *prompts[0], *prompt) for prompt in prompts]
+    every = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    return [
+        Asked(prompts, random_adapter(base, 1, 4, ("q_proj", "v_proj"))),
+        Asked(prompts, random_adapter(base, 2, 8, every)),
+        Asked(prompts[3:8], None),
+        Asked([], random_adapter(base, 3, 2, every)),
+        Asked(longer[:6], random_adapter(base, 4, 3, ("down_proj", "k_proj"))),
+        Asked(prompts[5:6], random_adapter(base, 5, 4, ("o_proj",))),
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+@pytest.mark.parametrize("fill_tokens", [30, 8192])
+def test_adapters_in_one_batch_answer_as_each_does_alone(
+    any_base: LoadedBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    fill_tokens: int,
+) -> None:
+    prompts = prompts_of(any_base, tmp_path)
+    end_often(any_base, prompts)
+    asked = asked_of_many(any_base, prompts)
+    apart = [
+        generate_answers(any_base, item.prompts, adapter=item.adapter, max_new_tokens=20, batch_size=64)
+        for item in asked
+    ]
+    assert apart[0] != apart[1]
+    assert len({answer.n_tokens for answers in apart for answer in answers}) > 4
+    monkeypatch.setattr(generation, "_FILL_TOKENS", fill_tokens)
+    passes = passes_of(any_base)
+    together = generate_for_all(any_base, asked, max_new_tokens=20, batch_size=batch_size)
+    assert together == apart
+    n_prompts = sum(len(item.prompts) for item in asked)
+    assert max(rows for rows, _ in passes) <= min(batch_size, n_prompts)
+    # No idle row is ever carried along.
+    n_chosen = sum(answer.n_tokens - 1 for answers in apart for answer in answers)
+    assert sum(rows for rows, width in passes if width == 1) == n_chosen
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+def test_trained_adapters_in_one_batch_answer_as_peft_does(
+    base: LoadedBase, member: Callable[..., StackMember], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    members = [
+        member("a", max_steps=60, learning_rate=2e-2, lora_rank=8, lora_target_modules=targets),
+        member("b", max_steps=20, learning_rate=1e-2, lora_rank=4, lora_target_modules=targets[:2]),
+        member("c", max_steps=40, learning_rate=2e-2, lora_rank=2, lora_target_modules=targets[4:], seed=7),
+    ]
+    results = train_stack(base, members)
+    prompts, stops = prompts_of(base, tmp_path), stop_ids_of(base)
+    asked = [Asked(prompts)]
+    expected = [hf_answers(tiny_model(), base.tokenizer, prompts, stops)]
+    for result in results:
+        assert result.adapter_dir is not None
+        adapter = load_adapter(base.stack, result.adapter_dir, device=base.device, dtype=torch.float32)
+        asked.append(Asked(prompts, adapter))
+        peft_model = PeftModel.from_pretrained(tiny_model(), result.adapter_dir).eval()
+        expected.append(hf_answers(peft_model, base.tokenizer, prompts, stops))
+    together = generate_for_all(base, asked, max_new_tokens=12, batch_size=20)
+    assert [[answer.text for answer in answers] for answers in together] == expected
+    assert len({tuple(texts) for texts in expected}) == 4
+
+
+def test_what_each_adapter_s_prompts_begin_with_is_read_once_for_it(base: LoadedBase, tmp_path: Path) -> None:
+    prompts = prompts_of(base, tmp_path)
+    asked = asked_of_many(base, prompts)[:2]
+    passes = passes_of(base)
+    n_shared = shared_length(prompts)
+    generate_for_all(base, asked, max_new_tokens=4, batch_size=64)
+    assert passes[:2] == [(2, n_shared), (26, max(map(len, prompts)) - n_shared)]
+    passes.clear()
+    # The second comes when the first has left most of the slots.
+    generate_for_all(base, asked, max_new_tokens=4, batch_size=13)
+    assert [shape for shape in passes if shape == (1, n_shared)] == [(1, n_shared)] * 2
+
+
+def test_answers_of_an_adapter_are_handed_over_when_they_are_whole(base: LoadedBase, tmp_path: Path) -> None:
+    prompts = prompts_of(base, tmp_path)
+    asked = asked_of_many(base, prompts)
+    passes = passes_of(base)
+    handed: dict[int, tuple[int, tuple[Answer, ...]]] = {}
+    together = generate_for_all(
+        base,
+        asked,
+        max_new_tokens=6,
+        batch_size=4,
+        on_answered=lambda place, answers: handed.update({place: (len(passes), answers)}),
+    )
+    assert {place: answers for place, (_, answers) in handed.items()} == dict(enumerate(together))
+    when = [handed[place][0] for place in range(len(asked))]
+    assert when[3] == 0
+    assert when[0] < when[1] < when[2] < when[4] <= when[5] == len(passes)
+    assert when[0] < len(passes) / 2
+    assert generate_for_all(base, [], max_new_tokens=6, batch_size=4) == []
+
+
+def test_whoever_chooses_is_told_which_prompt_of_all_a_row_answers(base: LoadedBase, tmp_path: Path) -> None:
+    prompts = prompts_of(base, tmp_path)
+    asked = asked_of_many(base, prompts)
+    base.model.generation_config.eos_token_id = None
+    n_prompts = sum(len(item.prompts) for item in asked)
+
+    def choose(logits_B_V: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([300 + number for number in numbers])
+
+    together = generate_for_all(base, asked, max_new_tokens=3, batch_size=5, choose=choose)
+    said = [answer.token_ids for answers in together for answer in answers]
+    assert said == [(300 + number,) * 3 for number in range(n_prompts)]
