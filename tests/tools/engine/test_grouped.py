@@ -83,7 +83,15 @@ def test_only_runs_that_cover_all_tokens_in_half_precision_are_grouped(
     assert not is_grouped(x.float(), weight, whole)
     assert not is_grouped(x, torch.zeros(20, 16), whole)
     with torch.no_grad():
-        assert not is_grouped(x, weight, whole)
+        assert is_grouped(x, weight, whole)
+
+
+def test_a_grouped_product_answers_as_the_products_one_by_one_do() -> None:
+    products = products_of(torch.float32, [2, 5, 1], [4, 16, 3], [False] * 3)
+    with torch.inference_mode():
+        x, weight = torch.randn(8, 1, 16), torch.randn(24, 16)
+        ours, expected = (f(x, weight, None, products) for f in (grouped_linear, stacked_linear))
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_cpu_multiplies_one_by_one() -> None:

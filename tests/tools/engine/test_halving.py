@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 from tests.tools.engine.conftest import adapter_tensors, metrics_of, write_rows
 from tools.engine.base import LoadedBase
 from tools.engine.halving import Halving, cut
+from tools.engine.member import Member
 from tools.engine.results import MemberResult
 from tools.engine.spec import MidEval, ScorerChoice, StackMember
 from tools.engine.trainer import train_stack
@@ -63,10 +64,11 @@ class Judge:
         self.calls: list[tuple[str, int]] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def evaluate(_evaluator: object, member: object) -> None:
-            name, step = member.spec.trial_id, member.step  # type: ignore[attr-defined]
-            self.calls.append((name, step))
-            member.note_score(self.table[name][step], 5, 0.0)  # type: ignore[attr-defined]
+        def evaluate(_evaluator: object, members: Sequence[Member]) -> None:
+            for member in members:
+                name, step = member.spec.trial_id, member.step
+                self.calls.append((name, step))
+                member.note_score(self.table[name][step], 5, 0.0)
 
         monkeypatch.setattr("tools.engine.mid_eval.MidEvaluator.evaluate", evaluate)
 
