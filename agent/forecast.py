@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tools.engine.pass_size import ADAPTERS_ABREAST
 from tools.errors import ModelError
 from tools.hardware import Answering, Fit, Hardware, detect, estimate, read_shape
 from tools.hardware.fit import longest_row, mean_row
@@ -60,7 +61,7 @@ def make_forecast(
     machine = detect() if hardware is None else hardware
     longest = longest_row(recipe)
     # What all prompts share is held once, so that this is the most that answers can take.
-    answering = Answering(task.eval_batch_size, longest, task.max_new_tokens)
+    answering = Answering(task.eval_batch_size, longest, task.max_new_tokens, adapters=ADAPTERS_ABREAST)
     fit = estimate(recipe, shape, machine, row_tokens=longest, answering=answering)
     steps = recipe.total_steps(n_rows)
     own = mean_row(recipe)

@@ -2,21 +2,24 @@
 
     python benchmarks/generation.py                        the demo's rows on the cached demo model
     python benchmarks/generation.py --adapter FOLDER       with an adapter that was trained
+    python benchmarks/generation.py --adapters 8           eight adapters, each asked everything
     python benchmarks/generation.py --device cuda --model FOLDER --rows 400 --batch-size 64
 
-Everyone answers the same prompts greedily, with the same adapter, at most --batch-size rows at a
+Everyone answers the same prompts greedily, with the same adapters, at most --batch-size rows at a
 time. Peers: peft on transformers' `generate`, fed batches of like length; the same on its
-continuous batching, where that runs. Before anything is timed, all answer the first rows in
-float32 and must give the same text. The runs take turns, so that a busy machine is hard on all.
+continuous batching, where that runs; with several adapters, peft's batches of mixed adapters too.
+Before anything is timed, all answer the first rows in float32 and must give the same text. The
+runs take turns, so that a busy machine is hard on all.
 
 Without --model and without the demo's model in the cache, a tiny random model stands in: its
-times say little. Without --adapter, a random one does: its answers are as long as allowed.
+times say little. Without --adapter, random ones do: their answers are as long as allowed.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import sys
 import tempfile
 import time
@@ -35,8 +38,15 @@ sys.path.insert(0, str(ROOT))
 from tools.chat import render_prompt  # noqa: E402
 from tools.dataset import load_dataset  # noqa: E402
 from tools.engine.adapter_files import load_adapter  # noqa: E402
-from tools.engine.base import load_base  # noqa: E402
-from tools.engine.generation import generate_answers, shared_length, stop_ids_of  # noqa: E402
+from tools.engine.base import LoadedBase, load_base  # noqa: E402
+from tools.engine.generation import (  # noqa: E402
+    Asked,
+    generate_answers,
+    generate_for_all,
+    shared_length,
+    stop_ids_of,
+)
+from tools.engine.lora import Adapter  # noqa: E402
 
 DEMO_MODEL = "smollm2-135m-instruct-q4_1"
 EXAMPLE = ROOT / "examples" / "drone-router"
@@ -45,8 +55,10 @@ CHECKED_ROWS = 24
 PAGE_TOKENS = 32
 
 Prompts = list[tuple[int, ...]]
-Answering = Callable[[Prompts], list[list[int]]]
-"""Returns the generated tokens of every prompt, short of the one that ended the answer."""
+Said = list[list[list[int]]]
+"""By adapter and prompt the generated tokens, short of the one that ended the answer."""
+Answering = Callable[[Prompts], Said]
+"""Has every adapter answer every prompt."""
 
 
 @dataclass(frozen=True)
@@ -54,61 +66,108 @@ class Setting:
     """What all contenders share."""
 
     model: str
-    adapter: str
+    adapters: tuple[str, ...]
     device: torch.device
     batch_size: int
     max_new_tokens: int
 
 
-def ours(setting: Setting, dtype: str) -> Answering:
-    """Return this project's engine."""
+def load_ours(setting: Setting, dtype: str) -> tuple[LoadedBase, list[Adapter]]:
     base = load_base(setting.model, dtype, device=setting.device)
-    adapter = load_adapter(base.stack, setting.adapter, device=base.device, dtype=base.dtype)
+    adapters = [load_adapter(base.stack, f, device=base.device, dtype=base.dtype) for f in setting.adapters]
+    return base, adapters
 
-    def answer(prompts: Prompts) -> list[list[int]]:
-        answers = generate_answers(
+
+def ours(setting: Setting, dtype: str) -> Answering:
+    """Return this project's engine: all adapters in one batch."""
+    base, adapters = load_ours(setting, dtype)
+
+    def answer(prompts: Prompts) -> Said:
+        found = generate_for_all(
             base,
-            prompts,
-            adapter=adapter,
+            [Asked(prompts, adapter) for adapter in adapters],
             max_new_tokens=setting.max_new_tokens,
             batch_size=setting.batch_size,
         )
-        return [list(answer.token_ids) for answer in answers]
+        return [[list(answer.token_ids) for answer in answers] for answers in found]
+
+    return answer
+
+
+def ours_in_turn(setting: Setting, dtype: str) -> Answering:
+    """Return this project's engine: one adapter after the other."""
+    base, adapters = load_ours(setting, dtype)
+
+    def answer(prompts: Prompts) -> Said:
+        limits = {"max_new_tokens": setting.max_new_tokens, "batch_size": setting.batch_size}
+        found = [generate_answers(base, prompts, adapter=adapter, **limits) for adapter in adapters]
+        return [[list(answer.token_ids) for answer in answers] for answers in found]
 
     return answer
 
 
 def load_peft(setting: Setting, dtype: str) -> tuple[Any, list[int]]:
-    """Return the model with its adapter as peft loads it, and the tokens that end an answer."""
+    """Return the model with its adapters as peft loads them, and the tokens that end an answer."""
     from peft import PeftModel
 
     base = load_base(setting.model, dtype, device=setting.device)
-    return PeftModel.from_pretrained(base.model, setting.adapter).eval(), sorted(stop_ids_of(base))
+    model = PeftModel.from_pretrained(base.model, setting.adapters[0], adapter_name="a0")
+    for number, folder in enumerate(setting.adapters[1:], 1):
+        model.load_adapter(folder, adapter_name=f"a{number}")
+    return model.eval(), sorted(stop_ids_of(base))
+
+
+def generate_batch(setting: Setting, model: Any, stops: list[int], batch: Prompts, **more: Any) -> Prompts:
+    """Return what `generate` says to prompts of falling length, padded on the left."""
+    width = len(batch[0])
+    rows = [[0] * (width - len(prompt)) + list(prompt) for prompt in batch]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
+    out = model.generate(
+        input_ids=torch.tensor(rows, device=setting.device),
+        attention_mask=torch.tensor(mask, device=setting.device),
+        max_new_tokens=setting.max_new_tokens,
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=0,
+        **more,
+    )
+    return [tuple(until_stop(tokens, stops)) for tokens in out[:, width:].tolist()]
 
 
 def peft_generate(setting: Setting, dtype: str) -> Answering:
-    """Return `generate` on batches of like length, padded on the left."""
+    """Return `generate` on batches of like length, one adapter after the other."""
     model, stops = load_peft(setting, dtype)
 
-    def answer(prompts: Prompts) -> list[list[int]]:
+    def answer(prompts: Prompts) -> Said:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        said: list[list[int]] = [[] for _ in prompts]
-        for start in range(0, len(order), setting.batch_size):
-            numbers = order[start : start + setting.batch_size]
-            width = len(prompts[numbers[0]])
-            pads = [width - len(prompts[i]) for i in numbers]
-            rows = [[0] * pad + list(prompts[i]) for pad, i in zip(pads, numbers, strict=True)]
-            mask = [[0] * pad + [1] * (width - pad) for pad in pads]
-            out = model.generate(
-                input_ids=torch.tensor(rows, device=setting.device),
-                attention_mask=torch.tensor(mask, device=setting.device),
-                max_new_tokens=setting.max_new_tokens,
-                do_sample=False,
-                eos_token_id=stops,
-                pad_token_id=0,
-            )
-            for i, tokens in zip(numbers, out[:, width:].tolist(), strict=True):
-                said[i] = until_stop(tokens, stops)
+        said: Said = [[[] for _ in prompts] for _ in setting.adapters]
+        for adapter, answers in enumerate(said):
+            model.set_adapter(f"a{adapter}")
+            for start in range(0, len(order), setting.batch_size):
+                numbers = order[start : start + setting.batch_size]
+                found = generate_batch(setting, model, stops, [prompts[i] for i in numbers])
+                for i, tokens in zip(numbers, found, strict=True):
+                    answers[i] = list(tokens)
+        return said
+
+    return answer
+
+
+def peft_mixed(setting: Setting, dtype: str) -> Answering:
+    """Return `generate` on batches of like length, in which each row names its adapter."""
+    model, stops = load_peft(setting, dtype)
+
+    def answer(prompts: Prompts) -> Said:
+        every = [(adapter, i) for adapter in range(len(setting.adapters)) for i in range(len(prompts))]
+        every.sort(key=lambda item: -len(prompts[item[1]]))
+        said: Said = [[[] for _ in prompts] for _ in setting.adapters]
+        for start in range(0, len(every), setting.batch_size):
+            part = every[start : start + setting.batch_size]
+            names = [f"a{adapter}" for adapter, _ in part]
+            batch = [prompts[i] for _, i in part]
+            found = generate_batch(setting, model, stops, batch, adapter_names=names)
+            for (adapter, i), tokens in zip(part, found, strict=True):
+                said[adapter][i] = list(tokens)
         return said
 
     return answer
@@ -123,7 +182,7 @@ def peft_continuous(setting: Setting, dtype: str) -> Answering:
         max_new_tokens=setting.max_new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=0
     )
 
-    def answer(prompts: Prompts) -> list[list[int]]:
+    def answer_one(prompts: Prompts) -> list[list[int]]:
         # Left to itself it takes most of the machine's memory for its cache.
         pages = 1 + (max(map(len, prompts)) + setting.max_new_tokens) // PAGE_TOKENS
         limits = ContinuousBatchingConfig(
@@ -142,14 +201,25 @@ def peft_continuous(setting: Setting, dtype: str) -> Answering:
         in_order = sorted(found, key=lambda name: int(name.rsplit("_", 1)[-1]))
         return [until_stop(found[name].generated_tokens, stops) for name in in_order]
 
+    def answer(prompts: Prompts) -> Said:
+        said = []
+        for adapter in range(len(setting.adapters)):
+            model.set_adapter(f"a{adapter}")
+            said.append(answer_one(prompts))
+        return said
+
     return answer
 
 
 CONTENDERS: dict[str, Callable[[Setting, str], Answering]] = {
     "peft + generate": peft_generate,
+    "peft + generate, mixed": peft_mixed,
     "peft + continuous batching": peft_continuous,
+    "bakehouse, in turn": ours_in_turn,
     "bakehouse": ours,
 }
+OF_SEVERAL = ("peft + generate, mixed", "bakehouse, in turn")
+"""With one adapter these are what the others are."""
 
 
 def until_stop(tokens: Sequence[int], stops: Sequence[int]) -> list[int]:
@@ -164,8 +234,10 @@ def check_same_text(setting: Setting, prompts: Prompts) -> dict[str, str]:
         SystemExit: a contender that runs says something else.
     """
     absent: dict[str, str] = {}
-    expected: list[list[int]] | None = None
+    expected: Said | None = None
     for name, make in CONTENDERS.items():
+        if name in OF_SEVERAL and len(setting.adapters) == 1:
+            continue
         print(f"  {name}: answering in float32", file=sys.stderr)
         try:
             said = make(setting, "float32")(prompts)
@@ -173,9 +245,10 @@ def check_same_text(setting: Setting, prompts: Prompts) -> dict[str, str]:
             absent[name] = f"{type(err).__name__}: {err}".splitlines()[0][:160]
             continue
         expected = said if expected is None else expected
-        differing = [i for i, (a, b) in enumerate(zip(expected, said, strict=True)) if a != b]
+        pairs = zip(itertools.chain(*expected), itertools.chain(*said), strict=True)
+        differing = [i for i, (a, b) in enumerate(pairs) if a != b]
         if differing:
-            raise SystemExit(f"{name} answers {len(differing)} of {len(prompts)} rows otherwise: {differing}")
+            raise SystemExit(f"{name} gives {len(differing)} answers otherwise: {differing}")
     return absent
 
 
@@ -192,7 +265,8 @@ def time_contenders(
             started = time.perf_counter()
             said = answer(prompts[: setting.batch_size] if rep < 0 else prompts)
             if rep >= 0:
-                runs[name].append((time.perf_counter() - started, sum(len(tokens) + 1 for tokens in said)))
+                n_tokens = sum(len(tokens) + 1 for answers in said for tokens in answers)
+                runs[name].append((time.perf_counter() - started, n_tokens))
     return runs
 
 
@@ -219,33 +293,37 @@ def find_model(wanted: str | None, folder: Path) -> str:
         return str(resolve_base_model(DEMO_MODEL))
     except ModelError as err:
         print(f"no demo model ({err}); a tiny random model stands in")
-    from tests.tiny import tiny_model, tiny_tokenizer
+    from tests.tiny import save_tiny_base
 
-    tiny_model().save_pretrained(folder / "tiny")
-    tiny_tokenizer().save_pretrained(folder / "tiny")
+    save_tiny_base(folder / "tiny")
     return str(folder / "tiny")
 
 
-def random_adapter(model: str, folder: Path) -> str:
-    """Save an adapter of rank 16 on all projections that changes the model a little."""
+def random_adapters(model: str, folder: Path, n: int) -> tuple[str, ...]:
+    """Save adapters of rank 16 on all projections that change the model a little, each otherwise."""
     from peft import LoraConfig, get_peft_model
 
     base = load_base(model, "float32", device=torch.device("cpu"))
     torch.manual_seed(0)
     config = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM")
     adapted = get_peft_model(base.model, config)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=1e-3)
-    adapted.save_pretrained(folder / "adapter")
-    return str(folder / "adapter")
+    folders = tuple(str(folder / f"adapter{number}") for number in range(n))
+    for where in folders:
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=1e-3)
+        adapted.save_pretrained(where)
+    return folders
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a folder, a .gguf file or a Hub id")
-    parser.add_argument("--adapter", help="folder of a peft adapter of that model")
+    parser.add_argument(
+        "--adapter", action="append", help="folder of a peft adapter of that model; repeatable"
+    )
+    parser.add_argument("--adapters", type=int, default=1, help="how many random ones where none is given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--rows", type=int, default=200)
@@ -259,16 +337,20 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as scratch:
         model = find_model(asked.model, Path(scratch))
-        adapter = asked.adapter or random_adapter(model, Path(scratch))
+        adapters = tuple(asked.adapter or random_adapters(model, Path(scratch), asked.adapters))
         device = torch.device(asked.device)
-        setting = Setting(model, adapter, device, asked.batch_size, asked.max_new_tokens)
+        setting = Setting(model, adapters, device, asked.batch_size, asked.max_new_tokens)
         prompts = read_prompts(load_base(model, asked.dtype, device=device).tokenizer, asked.rows)
         absent = check_same_text(setting, prompts[:CHECKED_ROWS])
-        names = [name for name in CONTENDERS if name not in absent]
+        names = [
+            name
+            for name in CONTENDERS
+            if name not in absent and not (name in OF_SEVERAL and len(adapters) == 1)
+        ]
         runs = time_contenders(setting, asked.dtype, prompts, names, asked.reps)
     lengths = [len(prompt) for prompt in prompts]
     print(
-        f"{Path(model).name}, {asked.dtype} on {asked.device}, {len(prompts)} rows of "
+        f"{Path(model).name}, {asked.dtype} on {asked.device}, {len(adapters)} x {len(prompts)} rows of "
         f"{median(lengths):.0f} prompt tokens ({shared_length(prompts)} shared), batches of "
         f"{asked.batch_size}, median of {asked.reps}; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads"

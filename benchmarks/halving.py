@@ -12,8 +12,9 @@ clock, loading the base is not.
 Then the risk. Checkpoints of the full training are scored on the whole dev set, a score per row
 and recipe and rung. From these curves searches are simulated, each on dev rows drawn
 anew: how often is the eventual winner dropped, what does the best that is left lack, and what part
-of the steps is saved. Differences of less than a judged row are no difference: a recipe that ties
-with the winner is the winner too.
+of the steps is saved; with equal scores told apart by the loss of the expected answers, as the
+engine does, and with all that tie going on. Differences of less than a judged row are no
+difference: a recipe that ties with the winner is the winner too.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools.dataset import load_dataset  # noqa: E402
+from tools.engine.adapter_files import load_adapter  # noqa: E402
 from tools.engine.base import LoadedBase, load_base  # noqa: E402
+from tools.engine.batches import RowEncoder  # noqa: E402
 from tools.engine.evaluate import evaluate_adapters  # noqa: E402
-from tools.engine.halving import Halving, cut  # noqa: E402
+from tools.engine.halving import Halving, Standing, cut  # noqa: E402
 from tools.engine.results import MemberResult  # noqa: E402
+from tools.engine.row_loss import row_losses  # noqa: E402
 from tools.engine.spec import AdapterRef, EvaluateSpec, MidEval, ScorerChoice, StackMember  # noqa: E402
 from tools.engine.trainer import train_stack  # noqa: E402
 from tools.evaluation.scores import read_scores  # noqa: E402
@@ -96,6 +100,8 @@ class Curves:
 
     dev: dict[str, list[list[float]]]
     """After each of POINTS of its steps, the score of every dev row."""
+    dev_loss: dict[str, list[list[float]]]
+    """The same for the loss of the expected answer."""
     final: dict[str, float]
     """At its end, the mean over the judged rows."""
     n_judged: int
@@ -108,6 +114,8 @@ class Risk:
     rungs: tuple[float, ...]
     keep: float
     n_items: int
+    by_loss: bool
+    """Equal scores are told apart by loss."""
     dropped: float
     """Part of the draws in which nobody who ends as well as the winner is left."""
     regret: float
@@ -157,7 +165,7 @@ def score(
         scorer=SCORER,
         scores_dir=str(folder / "scores"),
         result_path=str(folder / "result.json"),
-        system_prompt=(EXAMPLE / "system_prompt.md").read_text(encoding="utf-8").strip(),
+        system_prompt=system_prompt(),
         max_new_tokens=MAX_NEW_TOKENS,
         batch_size=options.batch_size,
     )
@@ -170,6 +178,10 @@ def score(
     }
 
 
+def system_prompt() -> str:
+    return (EXAMPLE / "system_prompt.md").read_text(encoding="utf-8").strip()
+
+
 def measure_curves(
     base: LoadedBase,
     folder: Path,
@@ -179,6 +191,8 @@ def measure_curves(
 ) -> Curves:
     """Score the checkpoints of a training to the end on all dev rows."""
     dev: dict[str, list[list[float]]] = {result.trial_id: [] for result in results}
+    dev_loss: dict[str, list[list[float]]] = {result.trial_id: [] for result in results}
+    rows = RowEncoder(base.tokenizer).encode(str(EXAMPLE / "data/dev.jsonl"), system_prompt()).rows
     for part in POINTS:
         adapters = {}
         for result in results:
@@ -186,10 +200,12 @@ def measure_curves(
             adapters[result.trial_id] = str(folder_of / f"iter_{round(part * result.total_steps):07d}")
         for name, scores in score(base, folder, adapters, "dev", options).items():
             dev[name].append(scores)
-    return Curves(dev, final, len(load_dataset(EXAMPLE / "data/selection.jsonl").rows))
+            adapter = load_adapter(base.stack, adapters[name], device=base.device, dtype=base.dtype)
+            dev_loss[name].append([loss.mean for loss in row_losses(base, rows, adapter)])
+    return Curves(dev, dev_loss, final, len(load_dataset(EXAMPLE / "data/selection.jsonl").rows))
 
 
-def simulate(curves: Curves, search: Halving, n_items: int, *, draws: int, seed: int) -> Risk:
+def simulate(curves: Curves, search: Halving, n_items: int, *, by_loss: bool, draws: int, seed: int) -> Risk:
     """Run a search on the curves, again and again on n_items dev rows drawn with replacement."""
     chance = random.Random(seed)
     best = max(curves.final.values())
@@ -201,16 +217,21 @@ def simulate(curves: Curves, search: Halving, n_items: int, *, draws: int, seed:
         for rung in search.rungs:
             cost += len(left) * (rung - before)
             place = POINTS.index(rung)
-            left &= cut(
-                {name: fmean(curves.dev[name][place][i] for i in rows) for name in left}, search.keep
-            ).kept
+            standings = {
+                name: Standing(
+                    fmean(curves.dev[name][place][i] for i in rows),
+                    fmean(curves.dev_loss[name][place][i] for i in rows) if by_loss else None,
+                )
+                for name in left
+            }
+            left &= cut(standings, search.keep).kept
             before = rung
         cost += len(left) * (1 - before)
         lacks = best - max(curves.final[name] for name in left)
         dropped += lacks > 0.5 / curves.n_judged
         regrets.append(lacks)
         parts.append(cost / len(curves.dev))
-    return Risk(search.rungs, search.keep, n_items, dropped / draws, fmean(regrets), fmean(parts))
+    return Risk(search.rungs, search.keep, n_items, by_loss, dropped / draws, fmean(regrets), fmean(parts))
 
 
 def tell(arms: Mapping[str, Sequence[Arm]]) -> None:
@@ -242,11 +263,12 @@ def tell_risks(curves: Curves, risks: Sequence[Risk]) -> None:
     for name, parts in sorted(curves.dev.items(), key=lambda pair: -curves.final[pair[0]]):
         shown = " ".join(f"{100 * fmean(part):5.1f}" for part in parts)
         print(f"{name:10} {shown}   {100 * curves.final[name]:5.1f}")
-    print(f"\n{'rungs':>20} {'keep':>5} {'rows':>5} {'winner dropped':>15} {'lacks':>7} {'steps':>7}")
+    print(f"\n{'rungs':>20} {'keep':>5} {'rows':>5} {'ties':>6} {'best lost':>10} {'lacks':>7} {'steps':>7}")
     for risk in risks:
         rungs = ", ".join(f"{rung:g}" for rung in risk.rungs)
-        numbers = f"{100 * risk.dropped:14.1f}% {100 * risk.regret:6.2f}p {100 * risk.steps_left:6.1f}%"
-        print(f"{rungs:>20} {risk.keep:5g} {risk.n_items:5d} {numbers}")
+        numbers = f"{100 * risk.dropped:9.1f}% {100 * risk.regret:6.2f}p {100 * risk.steps_left:6.1f}%"
+        ties = "loss" if risk.by_loss else "go on"
+        print(f"{rungs:>20} {risk.keep:5g} {risk.n_items:5d} {ties:>6} {numbers}")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -311,9 +333,10 @@ def main() -> int:
         arms, curves = measure(options)
         tell(arms)
     risks = [
-        simulate(curves, search, n_items, draws=options.draws, seed=1)
+        simulate(curves, search, n_items, by_loss=by_loss, draws=options.draws, seed=1)
         for search in SEARCHES
         for n_items in ITEMS
+        for by_loss in (False, True)
     ]
     tell_risks(curves, risks)
     if options.json:

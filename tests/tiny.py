@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Literal
 
 TemplateName = Literal["chatml", "mistral", "generation", "thinking", "dated", "silent", "endless"]
@@ -145,3 +146,10 @@ def tiny_model(
         if architecture == "qwen3":
             return Qwen3ForCausalLM(Qwen3Config(**fields)).eval()
         return LlamaForCausalLM(LlamaConfig(**fields)).eval()
+
+
+def save_tiny_base(folder: Path) -> Path:
+    """Save the tiny decoder and its tokenizer in Hugging Face layout; returns the folder."""
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

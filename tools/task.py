@@ -71,7 +71,7 @@ class SearchSettings(_Frozen):
     rungs: tuple[float, ...] = (0.25, 0.5)
     """Parts of each candidate's steps after which the worst leave, rising, above 0 and below 1."""
     keep: float = Field(default=0.5, gt=0, lt=1)
-    """Part of the candidates that goes on from a rung, rounded up; ties go on too."""
+    """Part of the candidates that goes on from a rung, rounded up; the loss tells equal scores apart."""
 
     @field_validator("rungs")
     @classmethod

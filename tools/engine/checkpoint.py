@@ -69,6 +69,8 @@ class TrainerState:
     scored_step: int | None
     rung_scores: dict[int, float] = field(default_factory=dict)
     """Scores that a search compared, by step."""
+    rung_losses: dict[int, float] = field(default_factory=dict)
+    """The losses beside them."""
 
 
 @dataclass(frozen=True)

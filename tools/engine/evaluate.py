@@ -16,6 +16,7 @@ from tools.engine.base import LoadedBase
 from tools.engine.generation import Answer, Asked, StoppedError
 from tools.engine.lora import Adapter
 from tools.engine.mid_eval import scorer_of
+from tools.engine.pass_size import ADAPTERS_ABREAST
 from tools.engine.results import AdapterResult, SplitScore
 from tools.engine.spec import AdapterRef, EvaluateSpec
 from tools.errors import BakehouseError
@@ -49,13 +50,27 @@ def evaluate_adapters(
     answering = Answering(
         base, max_new_tokens=spec.max_new_tokens, batch_size=spec.batch_size, should_stop=should_stop
     )
-    scored = [_Scored(spec, ref, base) for ref in spec.adapters]
+    results: list[AdapterResult] = []
+    for start in range(0, len(spec.adapters), ADAPTERS_ABREAST):
+        refs = spec.adapters[start : start + ADAPTERS_ABREAST]
+        results += _evaluate(base, spec, refs, questions, answering)
+    return tuple(results)
+
+
+def _evaluate(
+    base: LoadedBase,
+    spec: EvaluateSpec,
+    refs: Sequence[AdapterRef],
+    questions: Mapping[str, Sequence[_Question]],
+    answering: Answering,
+) -> list[AdapterResult]:
+    scored = [_Scored(spec, ref, base) for ref in refs]
     started = time.perf_counter()
     jobs = [_Job(item, split) for item in scored if item.error is None for split in questions]
     _answer(jobs, questions, answering)
     wall_s = time.perf_counter() - started
     n_tokens = sum(item.n_tokens for item in scored)
-    return tuple(item.result(wall_s, n_tokens) for item in scored)
+    return [item.result(wall_s, n_tokens) for item in scored]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Successive halving: after a part of their steps the worst candidates leave the search.
 
+The dev score decides. Early on, when hardly an answer is right yet, many scores are equal; then
+the loss of the expected answers does, which tells who is on the way.
+
 Every candidate is brought to a rung before any is cut there: on one device nobody idles
 meanwhile, since the others use its room, and whoever comes first has no advantage. Who is cut
 is a function of the scores alone, and those lie in the checkpoints, so that a search that was
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 
 from tools.errors import TrainError
 
-__all__ = ["Cut", "Halving", "cut"]
+__all__ = ["Cut", "Halving", "Standing", "cut"]
 
 
 @dataclass(frozen=True)
@@ -43,23 +46,45 @@ class Halving:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How a candidate did on the dev rows at a rung."""
+
+    score: float
+    loss: float | None = None
+    """Mean over the rows of the loss of the expected answer; None is unknown, and worse than any."""
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Larger is better."""
+        is_known = self.loss is not None and math.isfinite(self.loss)
+        return (self.score, -self.loss if is_known and self.loss is not None else -math.inf)
+
+    def __str__(self) -> str:
+        return f"dev score {self.score:.3f}" + ("" if self.loss is None else f", loss {self.loss:.3f}")
+
+
+@dataclass(frozen=True)
 class Cut:
     """Who goes on from a rung."""
 
     kept: frozenset[str]
-    threshold: float
-    """The lowest score that went on."""
+    last: Standing
+    """The worst that went on."""
 
-    def describe(self, score: float, step: int, total_steps: int, n_items: int) -> str:
-        """Say why a candidate with a lower score left."""
+    def describe(self, standing: Standing, step: int, total_steps: int, n_items: int) -> str:
+        """Say why a candidate with a worse standing left."""
+        limit = f"dev score {self.last.score:.3f} or more"
+        if standing.score == self.last.score:
+            limit = f"the same score and a loss of {self.last.loss:.3f} or less"
         return (
-            f"left the search after {step} of {total_steps} steps: dev score {score:.3f} on {n_items} rows; "
-            f"the {len(self.kept)} that went on have {self.threshold:.3f} or more"
+            f"left the search after {step} of {total_steps} steps: {standing} on {n_items} rows; "
+            f"the {len(self.kept)} that went on have {limit}"
         )
 
 
-def cut(scores: Mapping[str, float], keep: float) -> Cut:
+def cut(standings: Mapping[str, Standing], keep: float) -> Cut:
     """Keep the best part of the candidates; who ties with the last of them goes on too."""
-    n_kept = max(1, math.ceil(keep * len(scores) - 1e-9))
-    threshold = sorted(scores.values(), reverse=True)[n_kept - 1]
-    return Cut(frozenset(name for name, score in scores.items() if score >= threshold), threshold)
+    n_kept = max(1, math.ceil(keep * len(standings) - 1e-9))
+    last = sorted(standings.values(), key=lambda standing: standing.order, reverse=True)[n_kept - 1]
+    kept = frozenset(name for name, standing in standings.items() if standing.order >= last.order)
+    return Cut(kept, last)

@@ -21,7 +21,7 @@ from tools.engine.checkpoint import (
     rotate,
     save_checkpoint,
 )
-from tools.engine.halving import Halving
+from tools.engine.halving import Halving, Standing
 from tools.engine.lora import DropWindow, LoraShape
 from tools.engine.memory import peak_memory_bytes
 from tools.engine.pass_size import rows_per_pass
@@ -82,6 +82,7 @@ class Member:
         self.best_step: int | None = None
         self.rung_steps = () if search is None else search.steps(self.total_steps)
         self.rung_scores: dict[int, float] = {}
+        self.rung_losses: dict[int, float] = {}
         self.last_loss: float | None = None
         self._base = base
         self._data_digest = dataset.digest
@@ -121,15 +122,25 @@ class Member:
         """The present weights belong to an evaluation step or to a rung and have no score yet."""
         if self.step == 0 or self._scored_step == self.step:
             return False
-        return self._is_at_interval or self.step in self.rung_steps
+        return self._is_at_interval or self.is_at_rung
 
     @property
-    def standings(self) -> tuple[float | None, ...]:
-        """The score with which it stands at each rung; one that it did not reach takes its best.
+    def is_at_rung(self) -> bool:
+        """A search compares the present weights."""
+        return self.step in self.rung_steps
+
+    @property
+    def standings(self) -> tuple[Standing | None, ...]:
+        """How it stands at each rung; one that it did not reach takes its best score.
 
         None where nothing was scored.
         """
-        return tuple(self.rung_scores.get(step, self.best_score) for step in self.rung_steps)
+        scores = [self.rung_scores.get(step, self.best_score) for step in self.rung_steps]
+        losses = [self.rung_losses.get(step) for step in self.rung_steps]
+        return tuple(
+            None if score is None else Standing(score, loss)
+            for score, loss in zip(scores, losses, strict=True)
+        )
 
     @property
     def pass_tokens(self) -> int:
@@ -220,19 +231,22 @@ class Member:
         )
         self._begin_step()
 
-    def note_score(self, score: float, n_items: int, wall_s: float) -> None:
+    def note_score(self, score: float, n_items: int, wall_s: float, loss: float | None = None) -> None:
         """Take in the score of a mid-run evaluation of the present weights.
 
         A score at a rung alone does not choose the best checkpoint: a search changes nothing for
         those that it lets go on.
         """
-        if self.step in self.rung_steps:
+        if self.is_at_rung:
             self.rung_scores[self.step] = score
+            if loss is not None:
+                self.rung_losses[self.step] = loss
         if self._is_at_interval:
             self._choose_best(score)
         self._scored_step = self.step
         self._is_saved = False
-        self._log(eval_score=score, n_items=n_items, wall_s=wall_s)
+        more = {} if loss is None or not math.isfinite(loss) else {"eval_loss": loss}
+        self._log(eval_score=score, n_items=n_items, wall_s=wall_s, **more)
 
     @property
     def _is_at_interval(self) -> bool:
@@ -328,6 +342,7 @@ class Member:
             evals_without_gain=self._evals_without_gain,
             scored_step=self._scored_step,
             rung_scores=dict(self.rung_scores),
+            rung_losses=dict(self.rung_losses),
         )
 
     def _resume_or_start(self) -> None:
@@ -351,7 +366,7 @@ class Member:
         self.best_score, self.best_step = state.best_score, state.best_step
         self._evals_without_gain = state.evals_without_gain
         self._scored_step = state.scored_step
-        self.rung_scores = dict(state.rung_scores)
+        self.rung_scores, self.rung_losses = dict(state.rung_scores), dict(state.rung_losses)
         publish_best(self.run_dir, self.best_step)
         self._drop_metrics_after(state.step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,20 +11,29 @@ from tools.chat import render_prompt
 from tools.dataset import load_dataset
 from tools.engine.answering import Answering
 from tools.engine.base import LoadedBase
+from tools.engine.batches import RowEncoder
 from tools.engine.generation import Answer, Asked
 from tools.engine.member import Member, spread
+from tools.engine.row_loss import row_losses
 from tools.engine.spec import MidEval, ScorerChoice
+from tools.errors import ChatError
 from tools.evaluation.scorers import Scorer, get_scorer
 from tools.rows import Row
 
 __all__ = ["MidEvaluator", "scorer_of"]
 
+logger = logging.getLogger(__name__)
+
 
 class MidEvaluator:
     """Answers the same rows, spread over the dev file, for every member and step."""
 
-    def __init__(self, base: LoadedBase, spec: MidEval, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, base: LoadedBase, spec: MidEval, encoder: RowEncoder, should_stop: Callable[[], bool]
+    ) -> None:
         self._base = base
+        self._encoder = encoder
+        self._spec = spec
         self._answering = Answering(
             base, max_new_tokens=spec.max_new_tokens, batch_size=spec.batch_size, should_stop=should_stop
         )
@@ -53,15 +63,28 @@ class MidEvaluator:
             for member in members
         ]
 
+        losses = [self._loss(member) if member.is_at_rung else None for member in members]
+
         def score(place: int, answers: tuple[Answer, ...]) -> None:
             scores = [
                 self._scorer(row.expected, answer.text).score
                 for row, answer in zip(self._rows, answers, strict=True)
             ]
             wall_s = (time.perf_counter() - started) / len(members)
-            members[place].note_score(sum(scores) / len(scores), len(scores), wall_s)
+            members[place].note_score(sum(scores) / len(scores), len(scores), wall_s, losses[place])
 
         self._answering.answer(asked, score)
+
+    def _loss(self, member: Member) -> float | None:
+        """Return the mean loss of the expected answers; None where the rows hold none that can be learned."""
+        try:
+            encoded = self._encoder.encode(self._spec.rows, member.system_prompt).rows
+        except ChatError as err:
+            logger.warning("equal dev scores are not told apart by loss: %s", err)
+            return None
+        rows = [row for row in spread(encoded, self._spec.n_items) if row.n_supervised]
+        losses = row_losses(self._base, rows, member.adapter)
+        return sum(loss.mean for loss in losses) / len(losses) if losses else None
 
     def _prompts_for(self, system_prompt: str | None) -> list[tuple[int, ...]]:
         if system_prompt not in self._prompts:

@@ -1,4 +1,4 @@
-"""How many rows of a step go through the model at once."""
+"""How much goes through the model at once: rows of a step, and adapters that answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Final
 
 from tools.recipe import TrainRecipe
 
-__all__ = ["rows_per_pass"]
+__all__ = ["ADAPTERS_ABREAST", "rows_per_pass"]
+
+ADAPTERS_ABREAST: Final = 8
+"""Adapters that are loaded to answer together: enough to fill a batch, few enough for any memory."""
 
 # A pass of this many tokens keeps a processor busy; a wider one costs memory and gains nothing.
 _BUSY_TOKENS: Final = 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import torch
 from tools.engine.base import LoadedBase
 from tools.engine.batches import RowEncoder, Stream, StreamPart, lay_out
 from tools.engine.generation import StoppedError
-from tools.engine.halving import Cut, Halving, cut
+from tools.engine.halving import Cut, Halving, Standing, cut
 from tools.engine.member import Member
 from tools.engine.memory import give_back_memory, is_out_of_memory
 from tools.engine.mid_eval import MidEvaluator
@@ -79,7 +78,8 @@ class _Stack:
         self.base = base
         self.mode = mode
         self.encoder = RowEncoder(base.tokenizer)
-        self.evaluator = None if mid_eval is None else MidEvaluator(base, mid_eval, should_stop)
+        evaluator = None if mid_eval is None else MidEvaluator(base, mid_eval, self.encoder, should_stop)
+        self.evaluator = evaluator
         default = 0 if base.device.type == "cpu" else _ACCELERATOR_STACK_TOKENS
         self.stack_tokens = default if stack_tokens is None else stack_tokens
         self.search = search
@@ -89,8 +89,8 @@ class _Stack:
         """Memory ran out when one more was to be seated."""
         self.rung: int | None = None
         self.results: dict[str, MemberResult] = {}
-        self.standings: dict[str, tuple[float | None, ...]] = {}
-        """By trial, the score with which it stands at each rung."""
+        self.standings: dict[str, tuple[Standing | None, ...]] = {}
+        """By trial, how it stands at each rung."""
         self.active: list[Member] = []
         self.next: Member | None = None
         self.limit = PassLimit()
@@ -127,26 +127,27 @@ class _Stack:
         """Halt those that are behind at a rung and return the others."""
         if self.is_stopped:
             return list(members)
-        scores = {
-            member.trial_id: score
+        standings = {
+            member.trial_id: standing
             for member in members
             if self.results[member.trial_id].status != "failed"
-            and (score := self.standings[member.trial_id][rung]) is not None
+            and (standing := self.standings[member.trial_id][rung]) is not None
         }
-        if not scores:
+        if not standings:
             return list(members)
         assert self.search is not None
-        found = cut(scores, self.search.keep)
-        for name in scores.keys() - found.kept:
-            self._halt(name, scores[name], found)
-        return [member for member in members if scores.get(member.trial_id, math.inf) >= found.threshold]
+        found = cut(standings, self.search.keep)
+        halted = standings.keys() - found.kept
+        for name in halted:
+            self._halt(name, standings[name], found)
+        return [member for member in members if member.trial_id not in halted]
 
-    def _halt(self, trial_id: str, score: float, found: Cut) -> None:
+    def _halt(self, trial_id: str, standing: Standing, found: Cut) -> None:
         result = self.results[trial_id]
         # One that has ended already keeps its result, though it counts no longer.
         if result.status == "stopped":
             assert self.evaluator is not None
-            reason = found.describe(score, result.steps, result.total_steps, self.evaluator.n_items)
+            reason = found.describe(standing, result.steps, result.total_steps, self.evaluator.n_items)
             self.results[trial_id] = replace(result, status="halted", error=reason)
             logger.info("%s %s", trial_id, reason)
 

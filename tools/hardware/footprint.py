@@ -37,14 +37,15 @@ _FILL_TOKENS: Final = 8192
 
 @dataclass(frozen=True)
 class Answering:
-    """An evaluation: rows that are answered at once."""
+    """An evaluation: rows that are answered at once, by one adapter or several."""
 
     rows: int
     prompt_tokens: int
     """Of the longest prompt."""
     new_tokens: int
     shared_tokens: int = 0
-    """What all prompts begin with is held once."""
+    """What all prompts begin with is held once an adapter."""
+    adapters: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,16 @@ class Footprint:
         return round(_LOGITS_COPIES * chunk) + tokens * self.shape.hidden * 2 * self.width
 
     def answering_bytes(self, asked: Answering) -> int:
-        """Return keys and values of all rows, the widest pass over prompts, and an adapter's copy."""
+        """Return keys and values of all rows, the widest pass over prompts, and the adapters' copies."""
         shape = self.shape
         own = asked.prompt_tokens - asked.shared_tokens
-        held = asked.shared_tokens + asked.rows * (own + asked.new_tokens)
+        held = asked.adapters * asked.shared_tokens + asked.rows * (own + asked.new_tokens)
         cache = 2 * held * shape.n_layers * shape.kv_width * self.width
         filled = max(own, min(asked.rows * own, _FILL_TOKENS))
         # Nothing is kept: the widest point is the middle of one layer.
         passing = filled * (self.width * (3 * shape.hidden + 3 * shape.intermediate) + 8 * shape.hidden)
         logits = asked.rows * shape.vocab * self.width
-        return cache + passing + logits + self.adapter_params * self.width
+        return cache + passing + logits + asked.adapters * self.adapter_params * self.width
 
     @property
     def layer_bytes_a_token(self) -> int:

@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tools.child import Child, watch
 from tools.errors import BakehouseError, TrainError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Perplexity", "measure_perplexity", "perplexity_of"]
 
 _LOG = logging.getLogger(__name__)
-
-_PASS_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -64,45 +62,16 @@ def measure_perplexity(base: LoadedBase, rows: Sequence[TokenRow]) -> Perplexity
     Raises:
         TrainError: the loss is not finite: the model's weights are broken.
     """
-    import torch
+    from tools.engine.batches import EncodedRow
+    from tools.engine.row_loss import row_losses
 
-    from tools.engine.batches import EncodedRow, StreamPart, lay_out
-    from tools.engine.loss import supervised_loss
-
-    total, n_tokens = 0.0, 0
-    for batch in _batches(rows):
-        encoded = tuple(
-            EncodedRow(row.id, row.input_ids, (False, *[True] * (len(row.input_ids) - 1))) for row in batch
-        )
-        stream = lay_out([StreamPart(encoded, 1.0)], base.device)
-        with torch.no_grad(), base.packed():
-            hidden_1_N_D = base.decoder(
-                input_ids=stream.input_ids_1_N,
-                position_ids=stream.positions_1_N,
-                use_cache=False,
-                documents=stream.documents,
-            ).last_hidden_state
-            hidden_S_D = hidden_1_N_D[0].index_select(0, stream.predicting_S)
-            loss = supervised_loss(hidden_S_D, base.head_V_D, stream.targets_S, stream.weights_S)
-        total += float(loss.per_token_S.double().sum())
-        n_tokens += len(stream.targets_S)
+    encoded = [EncodedRow(row.id, row.input_ids, (False, *[True] * (len(row.input_ids) - 1))) for row in rows]
+    losses = row_losses(base, encoded)
+    total, n_tokens = sum(loss.total for loss in losses), sum(loss.n_tokens for loss in losses)
     mean = total / n_tokens
     if not math.isfinite(mean):
         raise TrainError(f"the loss of {base.name} on {n_tokens} tokens is {mean}; its weights are broken")
     return Perplexity(mean, math.exp(min(mean, 700.0)), n_tokens)
-
-
-def _batches(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-    batch: list[TokenRow] = []
-    size = 0
-    for row in rows:
-        if batch and size + len(row.input_ids) > _PASS_TOKENS:
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += len(row.input_ids)
-    if batch:
-        yield batch
 
 
 def main(argv: list[str]) -> int:

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base, tiny_model, tiny_tokenizer
 from tools.engine.base import load_base, wrap_base
 from tools.errors import ModelError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    save_tiny_base(tmp_path / "base")
     return tmp_path / "base"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import pytest
 import torch
 
 from tests.tools.engine.conftest import adapter_tensors, metrics_of, write_rows
+from tools.engine.adapter_files import load_adapter
 from tools.engine.base import LoadedBase
-from tools.engine.halving import Halving, cut
+from tools.engine.batches import RowEncoder
+from tools.engine.halving import Halving, Standing, cut
 from tools.engine.member import Member
 from tools.engine.results import MemberResult
+from tools.engine.row_loss import row_losses
 from tools.engine.spec import MidEval, ScorerChoice, StackMember
 from tools.engine.trainer import train_stack
 from tools.errors import TrainError
@@ -25,20 +29,42 @@ SEARCH = Halving(rungs=(0.25, 0.5), keep=0.5)
 WIDE = 10**6
 
 
+def kept_of(scores: Mapping[str, float | tuple[float, float | None]], keep: float) -> set[str]:
+    standings = {
+        name: Standing(*value) if isinstance(value, tuple) else Standing(value)
+        for name, value in scores.items()
+    }
+    return set(cut(standings, keep).kept)
+
+
 def test_the_better_part_goes_on_rounded_up() -> None:
-    found = cut({"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.3, "e": 0.2}, 0.5)
-    assert found.kept == {"b", "c", "d"}
-    assert found.threshold == 0.3
+    assert kept_of({"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.3, "e": 0.2}, 0.5) == {"b", "c", "d"}
 
 
 def test_who_ties_with_the_last_that_goes_on_goes_on_too() -> None:
-    assert cut({"a": 0.0, "b": 0.0, "c": 0.0}, 0.34).kept == {"a", "b", "c"}
-    assert cut({"a": 0.5, "b": 0.5, "c": 0.4, "d": 0.4}, 0.5).kept == {"a", "b"}
+    assert kept_of({"a": 0.0, "b": 0.0, "c": 0.0}, 0.34) == {"a", "b", "c"}
+    assert kept_of({"a": 0.5, "b": 0.5, "c": 0.4, "d": 0.4}, 0.5) == {"a", "b"}
+    assert kept_of({"a": (0.2, 1.5), "b": (0.2, 1.5), "c": (0.2, 1.6)}, 0.3) == {"a", "b"}
 
 
 def test_half_of_two_is_one_and_of_one_is_one() -> None:
-    assert cut({"a": 0.2, "b": 0.1}, 0.5).kept == {"a"}
-    assert cut({"a": 0.2}, 0.1).kept == {"a"}
+    assert kept_of({"a": 0.2, "b": 0.1}, 0.5) == {"a"}
+    assert kept_of({"a": 0.2}, 0.1) == {"a"}
+
+
+def test_equal_scores_are_told_apart_by_loss_and_unequal_ones_never() -> None:
+    assert kept_of({"a": (0.0, 2.5), "b": (0.0, 0.5), "c": (0.0, 1.5), "d": (0.0, 3.0)}, 0.5) == {"b", "c"}
+    assert kept_of({"a": (0.1, 9.0), "b": (0.0, 0.5), "c": (0.0, 0.4)}, 0.5) == {"a", "c"}
+    assert kept_of({"a": (0.0, math.nan), "b": (0.0, None), "c": (0.0, 7.0)}, 0.3) == {"c"}
+    assert kept_of({"a": (0.0, math.nan), "b": (0.0, None)}, 0.5) == {"a", "b"}
+
+
+def test_who_leaves_is_told_by_what() -> None:
+    found = cut({"a": Standing(0.0, 0.75), "b": Standing(0.0, 1.25)}, 0.5)
+    assert found.describe(Standing(0.0, 1.25), 3, 12, 24) == (
+        "left the search after 3 of 12 steps: dev score 0.000, loss 1.250 on 24 rows; "
+        "the 1 that went on have the same score and a loss of 0.750 or less"
+    )
 
 
 def test_rungs_are_parts_of_each_candidates_own_steps() -> None:
@@ -105,7 +131,8 @@ def test_losers_leave_at_the_rungs_and_winners_end_as_if_nothing_had_been_cut(
         ("halted", 2),
     ]
     assert results[1].error == (
-        "left the search after 4 of 8 steps: dev score 0.300 on 5 rows; the 1 that went on have 0.500 or more"
+        "left the search after 4 of 8 steps: dev score 0.300 on 5 rows; "
+        "the 1 that went on have dev score 0.500 or more"
     )
     assert sorted(judged.calls) == [("a", 2), ("b", 2), ("b", 4), ("c", 2), ("c", 4), ("d", 2)]
     twin = member("c", run="alone", max_steps=8, lora_dropout=0.1)
@@ -167,6 +194,30 @@ def test_a_member_that_failed_stands_in_nobodys_way(
     members = [member("a", max_steps=8), broken, member("c", max_steps=8)]
     results = train_stack(base, members, mid_eval=plan, search=SEARCH, stack_tokens=WIDE)
     assert [result.status for result in results] == ["done", "failed", "halted"]
+
+
+def test_while_no_answer_is_right_those_that_learn_faster_go_on(
+    base: LoadedBase, member: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "scorer.py").write_text("def score(expected, actual):\n    return 0.0\n")
+    scorer = ScorerChoice("custom", scorer_file=str(tmp_path / "scorer.py"))
+    plan = MidEval(str(write_rows(tmp_path / "dev.jsonl", 5)), 5, scorer, max_new_tokens=2)
+    rates = {"still": 1e-6, "slow": 1e-4, "quick": 2e-2, "brisk": 4e-3}
+    members = [member(name, max_steps=8, learning_rate=rate) for name, rate in rates.items()]
+    results = train_stack(base, members, mid_eval=plan, search=SEARCH)
+    assert [(result.trial_id, result.status, result.steps) for result in results] == [
+        ("still", "halted", 2),
+        ("slow", "halted", 2),
+        ("quick", "done", 8),
+        ("brisk", "halted", 4),
+    ]
+    (line,) = [line for line in metrics_of(members[1]) if "eval_score" in line]
+    assert f"dev score 0.000, loss {line['eval_loss']:.3f} on 5 rows" in str(results[1].error)
+    # The loss is that of the checkpoint on the same rows, whoever computes it.
+    adapter = load_adapter(base.stack, str(results[1].adapter_dir), device=base.device, dtype=torch.float32)
+    rows = RowEncoder(base.tokenizer).encode(plan.rows, None).rows
+    losses = [loss.mean for loss in row_losses(base, rows, adapter)]
+    assert sum(losses) / len(losses) == pytest.approx(line["eval_loss"], rel=1e-5)
 
 
 def test_one_member_alone_is_not_searched(base: LoadedBase, member: Make, tmp_path: Path) -> None:

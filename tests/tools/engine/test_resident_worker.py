@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base, tiny_model, tiny_tokenizer
 from tools.engine import keeper as keeper_module
 from tools.engine.keeper import BaseKeeper
 from tools.engine.lora import LoraShape
@@ -30,8 +30,7 @@ from tools.hardware.machine import Memory
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    save_tiny_base(tmp_path / "base")
     return tmp_path / "base"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base
 from tests.tools.engine.conftest import write_rows
 from tools.engine.spec import (
     AdapterRef,
@@ -30,8 +30,7 @@ Make = Callable[..., StackMember]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    tiny_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    save_tiny_base(tmp_path / "base")
     return str(tmp_path / "base")
 
 

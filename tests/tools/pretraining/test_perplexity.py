@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base, tiny_model, tiny_tokenizer
 from tools.engine.base import wrap_base
 from tools.errors import TrainError
 from tools.pretraining.perplexity import measure_perplexity, perplexity_of
@@ -30,7 +30,7 @@ def reference(model: torch.nn.Module) -> tuple[float, int]:
 @pytest.mark.parametrize("pass_tokens", [1, 100, 4096])
 def test_it_is_what_transformers_gives_row_by_row(monkeypatch, pass_tokens):
     torch.set_num_threads(1)
-    monkeypatch.setattr("tools.pretraining.perplexity._PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr("tools.engine.row_loss._PASS_TOKENS", pass_tokens)
     model = tiny_model()
     wanted, count = reference(model)
     found = measure_perplexity(wrap_base(model, tiny_tokenizer(), name="tiny"), ROWS)
@@ -41,8 +41,7 @@ def test_it_is_what_transformers_gives_row_by_row(monkeypatch, pass_tokens):
 
 def test_a_process_of_its_own_says_the_same_or_why_not(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tiny_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    save_tiny_base(tmp_path / "base")
     rows = write_token_rows(tmp_path / "r.tokens.jsonl", ROWS)
     wanted, _ = reference(tiny_model())
     found = perplexity_of(str(tmp_path / "base"), rows, dtype="float32", work=tmp_path / "before")
