@@ -12,6 +12,7 @@ import pytest
 
 from tests.agent.bench import make_workspace, write_base, write_plan
 from tests.agent.test_flywheel import STRONG
+from tests.git_project import isolate_git
 from tools.workspace import Workspace
 
 
@@ -36,8 +37,7 @@ def answer(*arguments: str, cwd: Path) -> Any:
 def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after one bakeoff through the command line."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        isolate_git(patch)
         root = tmp_path_factory.mktemp("cli") / "a workspace"
         root.mkdir()
         make_workspace(root, write_base(root.parent / "base"), seeds=[17])

@@ -13,6 +13,7 @@ import pytest
 
 from tests.agent.bench import make_workspace
 from tests.chat_server import Answered, ChatServer, serve_chat
+from tests.git_project import isolate_git
 from tools.child import child_environment
 from tools.dataset import load_dataset
 from tools.evaluation.scores import read_scores
@@ -21,8 +22,7 @@ from tools.evaluation.scores import read_scores
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        isolate_git(patch)
         root = tmp_path_factory.mktemp("endpoint") / "workspace"
         root.mkdir()
         make_workspace(root, root / "no model is needed")

@@ -14,6 +14,7 @@ from agent.flywheel import FlywheelResult, run_flywheel
 from agent.planners.fixed import FixedPlanner
 from agent.progress import Event
 from tests.agent.bench import make_workspace, run_here, write_base, write_plan
+from tests.git_project import isolate_git
 from tools.decisions import load_entries
 from tools.errors import LeakError, LockHeldError, TaskError
 from tools.lineage import FailureLabel, LineageStore
@@ -33,8 +34,7 @@ WEAK = {"learning_rate": 2e-4}
 
 @pytest.fixture(autouse=True)
 def own_git_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

@@ -16,6 +16,7 @@ from agent.planner_context import read_history
 from agent.planners.calibration import calibrate
 from tests.agent.bench import make_workspace, run_here, write_base
 from tests.agent.planners.messages_api import MessagesApi, call, refuse, serve_messages, submit
+from tests.git_project import isolate_git
 from tools.dataset import load_dataset
 from tools.lineage import LineageStore
 from tools.patch_space import PROJECTIONS
@@ -33,8 +34,7 @@ STRONG = {
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.delenv("ANTHROPIC_BASE_URL", raising=False)

@@ -20,6 +20,7 @@ from agent.planners.registry import open_planner
 from tests.agent.bench import make_workspace, rows, run_here, write_base
 from tests.agent.data_work.teacher_server import Asked, Says, TeacherServer
 from tests.agent.test_flywheel import STRONG
+from tests.git_project import isolate_git
 from tools.dataset import load_dataset, write_dataset
 from tools.errors import LeakError, TaskError
 from tools.lineage import LineageStore
@@ -32,8 +33,7 @@ GROUNDS = (Reference(kind="paper", ref="arXiv:2106.09685", says="adapters want h
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 

@@ -17,6 +17,7 @@ from agent.flywheel import run_flywheel
 from agent.planners.fixed import FixedPlanner
 from agent.progress import Event
 from tests.agent.bench import make_workspace, run_here, write_base, write_plan
+from tests.git_project import isolate_git
 from tools.child import child_environment
 from tools.hardware import Hardware
 from tools.lineage import LineageStore
@@ -36,8 +37,7 @@ run_flywheel(Workspace(root), planner=FixedPlanner(plan), iterations=1)
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

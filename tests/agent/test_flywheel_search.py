@@ -14,6 +14,7 @@ from agent.plan import OnTheWay
 from agent.planner_context import read_history
 from agent.planners.fixed import FixedPlanner
 from tests.agent.bench import make_workspace, run_here, write_base, write_plan
+from tests.git_project import isolate_git
 from tools.comparison import corrected_level
 from tools.engine.worker import EXIT_STOPPED, StopFlag, run_worker
 from tools.errors import TaskError
@@ -32,8 +33,7 @@ STRONG = {
 
 @pytest.fixture(autouse=True)
 def own_git_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

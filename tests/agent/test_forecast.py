@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.forecast import make_forecast
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base
 from tools.hardware import Hardware
 from tools.recipe import TrainRecipe
 from tools.task import Task
@@ -26,8 +26,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> TrainRecipe:
-    tiny_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    save_tiny_base(tmp_path / "base")
     turns = [{"role": "user", "content": "x" * 200}, {"role": "assistant", "content": "y" * 70}]
     rows = tmp_path / "train.jsonl"
     rows.write_text((json.dumps({"messages": turns}) + "\n") * 16, encoding="utf-8")

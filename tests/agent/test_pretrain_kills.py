@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.bench import make_workspace, write_base
+from tests.git_project import isolate_git
 from tools.child import child_environment
 from tools.files import digest_file
 from tools.poll import poll_run_progress
@@ -58,8 +59,7 @@ def finish(workspace: Path, name: str) -> tuple[dict[str, object], str]:
 
 
 def test_whatever_the_moment_of_a_kill_the_base_is_that_of_an_undisturbed_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     make_workspace(workspace, write_base(tmp_path / "base"))

@@ -9,6 +9,7 @@ import pytest
 
 from agent.pretraining import gate_corpus, pretrain_folder
 from tests.agent.bench import make_workspace
+from tests.git_project import isolate_git
 from tools.dataset import Dataset
 from tools.errors import BakehouseError, LeakError, TaskError
 from tools.pretraining.corpus import Corpus, Document
@@ -57,8 +58,7 @@ def test_a_corpus_of_leaks_alone_is_refused_even_where_they_may_be_left_out():
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        isolate_git(patch)
         root = tmp_path_factory.mktemp("pretrain") / "workspace"
         root.mkdir()
         make_workspace(root, root / "no base is loaded")

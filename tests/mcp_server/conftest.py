@@ -22,6 +22,7 @@ from mcp_server.http_server import Address, build_app
 from mcp_server.settings import Settings
 from mcp_server.tokens import Tokens
 from tests.agent.bench import make_workspace, write_base
+from tests.git_project import isolate_git
 from tools.workspace import Workspace
 
 Serve = Callable[..., MCPServer]
@@ -35,8 +36,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    isolate_git(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base
 from tests.tools.engine.conftest import adapter_tensors, write_rows
 from tools.errors import TrainError
 from tools.evaluation.scores import read_scores
@@ -30,8 +30,7 @@ LONG = 100_000
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base model")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    save_tiny_base(folder)
     return folder
 
 

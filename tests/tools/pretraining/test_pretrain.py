@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base
 from tests.tools.engine.conftest import write_rows
 from tools.errors import RecipeError, TrainError
 from tools.files import digest_file, write_json_atomic
@@ -35,8 +35,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pre training")
-    tiny_model().save_pretrained(folder / "base")
-    tiny_tokenizer().save_pretrained(folder / "base")
+    save_tiny_base(folder / "base")
     (folder / "corpus").mkdir()
     for n in range(20):
         lines = [

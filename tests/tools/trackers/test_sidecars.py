@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_base
 from tests.tools.engine.conftest import write_rows
 from tools.child import started_at
 from tools.errors import TrainError
@@ -45,8 +46,7 @@ class _Run:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base model")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    save_tiny_base(folder)
     return folder
 
 
@@ -152,7 +152,11 @@ def test_a_tracker_in_trouble_costs_the_training_nothing(recipe, told, tmp_path,
     assert [r.getMessage() for r in caplog.records if r.name == "tools.trackers.sidecars"] == [
         f"trackio was not told all of this; see {tmp_path / 'spec.json.trackio.log'}"
     ]
-    assert started_at(lines(told)[0]["pid"]) is None
+    pid, deadline = lines(told)[0]["pid"], time.monotonic() + 30
+    # Who was killed is gone a moment later.
+    while started_at(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert started_at(pid) is None
     log = (tmp_path / "spec.json.trackio.log").read_text(encoding="utf-8")
     assert "very-secret-value" not in log
     if mood == "refuse":
