@@ -13,6 +13,7 @@ EXTRAS: Final = {
     "train": ("torch", "transformers", "peft", "safetensors", "gguf"),
     "quant": ("bitsandbytes", "accelerate"),
     "anthropic": ("anthropic",),
+    "ray": ("ray",),
 }
 """What must be importable for an extra to count as installed."""
 

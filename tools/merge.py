@@ -24,6 +24,8 @@ __all__ = ["MergeExportResult", "merge_and_export"]
 
 MERGED_HF: Final = "merged-hf-bf16"
 MERGED_MCORE: Final = "merged-mcore"
+# The engine's lanes: wherever it trained, its adapter is here and is merged here.
+_OURS: Final = ("local", "ray")
 
 # Megatron writes run_config.yaml after the tracker that announces the checkpoint.
 _CONFIG_LAG_S: Final = 120.0
@@ -65,7 +67,7 @@ def merge_and_export(
     Args:
         recipe: What was trained.
         iter: The checkpoint to merge. By default the one that the tracker names; on the
-            local lane the best by mid-run evaluation, where there were any.
+            lanes local and ray the best by mid-run evaluation, where there were any.
         expect_iter: Refuse to merge any other checkpoint than this.
         standardize: Run `standardize_hf_export` on the export, then prove its tokenizer
             against the base model's where the merge ran here.
@@ -95,7 +97,7 @@ def merge_and_export(
             remaps: list[tuple[str, str]] = []
             if standardize:
                 shards, remaps = standardize_hf_export(merged_hf, tokenizer_class_remap=tokenizer_class_remap)
-                if checked.backend == "local" and runner is None:
+                if checked.backend in _OURS and runner is None:
                     commands.call(local.prove_plan(checked, merged_hf), "standardize", "the tokenizer proof")
     except LockHeldError as err:
         raise MergeExportError(f"merge: {err}") from err
@@ -112,7 +114,7 @@ def merge_and_export(
 
 def _merge(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path, commands: _Commands) -> Path | None:
     """Fill merged_hf and return the merged Megatron checkpoint, where the lane leaves one."""
-    if recipe.backend == "local":
+    if recipe.backend in _OURS:
         commands.call(local.merge_plan(recipe, checkpoint, merged_hf), "merge", "the merge")
         return None
     if recipe.backend == "unsloth":
@@ -157,14 +159,12 @@ def _check(recipe: TrainRecipe) -> TrainRecipe:
         recipe.preflight()
     except RecipeError as err:
         raise MergeExportError(f"merge: recipe failed preflight: {err}") from err
-    if recipe.backend not in ("local", "nemo", "unsloth"):
-        raise MergeExportError(f"merge: backend {recipe.backend!r} has no merge in this version")
     return recipe.resolve(Path.cwd())
 
 
 def _find_checkpoint(recipe: TrainRecipe, wanted: int | None, expected: int | None) -> tuple[int, Path]:
     run_dir = recipe.run_dir(MODE_FULL)
-    if wanted is None and recipe.backend == "local":
+    if wanted is None and recipe.backend in _OURS:
         wanted = read_tracker(run_dir / BEST_TRACKER)
     if wanted is None:
         wanted, _ = poll_run_progress(run_dir)

@@ -192,8 +192,6 @@ def test_a_run_config_that_is_still_to_come_is_waited_for(recipe):
 def test_bad_recipes_are_refused(recipe):
     with pytest.raises(MergeExportError, match="preflight"):
         merge_and_export(recipe.replace(lora_rank=0))
-    with pytest.raises(MergeExportError, match="ray"):
-        merge_and_export(recipe.replace(backend="ray", extra_env={}))
 
 
 def test_unsloth_runs_the_callers_script_with_the_documented_variables(recipe, tmp_path, monkeypatch):

@@ -347,8 +347,6 @@ def test_the_documented_arguments_are_checked(recipe):
             run(recipe, poll_interval=interval)
     with pytest.raises(TrainError, match="preflight"):
         run(recipe.replace(lora_rank=0))
-    with pytest.raises(TrainError, match="ray lane"):
-        run(recipe.replace(backend="ray", extra_env={}))
     with pytest.raises(TrainError, match="No such container"):
         run(recipe.replace(container="other"))
 

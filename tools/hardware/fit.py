@@ -190,7 +190,7 @@ def _advise(recipe: TrainRecipe, fit: Fit, members: int) -> tuple[str, ...]:
     reasons = [f"it needs {fit.describe()} and may use {available / _GIB:.1f} GiB"]
     if fit.weights_bytes + fit.runtime_bytes > available:
         smaller = " or torch_dtype bfloat16" if recipe.torch_dtype == "float32" else ""
-        if recipe.quantization == "none" and recipe.backend == "local":
+        if recipe.quantization == "none" and recipe.backend in ("local", "ray"):
             smaller += " or quantization nf4"
         reasons.append(f"the base alone is too large: choose a smaller base_model{smaller}")
         return tuple(reasons)
@@ -200,7 +200,7 @@ def _advise(recipe: TrainRecipe, fit: Fit, members: int) -> tuple[str, ...]:
         reasons.append(f"train fewer than {members} adapters at once")
     if recipe.micro_batch_size > 1:
         reasons.append(f"lower micro_batch_size ({recipe.micro_batch_size})")
-    if not recipe.gradient_checkpointing and recipe.backend == "local":
+    if not recipe.gradient_checkpointing and recipe.backend in ("local", "ray"):
         reasons.append("set gradient_checkpointing to true, which keeps little more than one layer")
     if recipe.lora_dropout and fit.activation_bytes > available / 4:
         reasons.append("set lora_dropout to 0, which keeps two copies of every input less")

@@ -9,6 +9,7 @@ from tools.errors import TrainError
 from tools.lanes.lane import Lane, LaunchPlan, Outcome
 from tools.lanes.local import LocalLane, run_engine
 from tools.lanes.nemo import NemoLane
+from tools.lanes.ray_lane import RayLane
 from tools.lanes.replicas import ReplicatedEngine
 from tools.lanes.resident import ResidentEngine
 from tools.lanes.unsloth import UnslothLane
@@ -19,6 +20,7 @@ __all__ = [
     "LocalLane",
     "NemoLane",
     "Outcome",
+    "RayLane",
     "ReplicatedEngine",
     "ResidentEngine",
     "UnslothLane",
@@ -29,6 +31,7 @@ __all__ = [
 _LANES: Final[dict[str, Callable[[], Lane]]] = {
     "local": LocalLane,
     "nemo": NemoLane,
+    "ray": RayLane,
     "unsloth": UnslothLane,
 }
 
@@ -37,10 +40,8 @@ def get_lane(name: str) -> Lane:
     """Return the lane that a recipe's `backend` names.
 
     Raises:
-        TrainError: no such lane, or one that this version does not run.
+        TrainError: no such lane.
     """
-    if name == "ray":
-        raise TrainError("the ray lane is not in this version; use backend 'local', 'nemo' or 'unsloth'")
     if name not in _LANES:
         raise TrainError(f"backend is {name!r}; allowed: {sorted(_LANES)}")
     return _LANES[name]()

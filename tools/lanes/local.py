@@ -40,21 +40,7 @@ class LocalLane:
             MissingExtraError: the extra `train` is not installed.
         """
         require_extra("train", purpose="the local lane")
-        if recipe.eval_interval is not None and mid_eval is None:
-            _LOG.warning("eval_interval is set, but no mid_eval says on what rows: nothing is evaluated")
-        result_path = run_dir / RESULT
-        result_path.unlink(missing_ok=True)
-        member = {"trial_id": "run", "recipe": recipe.to_dict(), "run_dir": str(run_dir)}
-        spec = {
-            "kind": "train",
-            "base_model": recipe.base_model,
-            "mode": mode,
-            "members": [member],
-            "mid_eval": None if mid_eval is None else dict(mid_eval),
-            "result_path": str(result_path),
-            "threads": None,
-        }
-        return LaunchPlan(argv=engine_argv(write_json_atomic(run_dir / SPEC, spec)))
+        return LaunchPlan(argv=engine_argv(write_spec(recipe, mode, run_dir, mid_eval)))
 
     def outcome(self, run_dir: Path) -> Outcome | None:
         """Return what the worker wrote about its one member, None when it wrote nothing."""
@@ -73,6 +59,27 @@ class LocalLane:
             stopped_early=status == "stopped_early",
             error=str(error) if error else None,
         )
+
+
+def write_spec(
+    recipe: TrainRecipe, mode: Mode, run_dir: Path, mid_eval: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the worker's spec of one recipe into its run folder, where no result is left from before."""
+    if recipe.eval_interval is not None and mid_eval is None:
+        _LOG.warning("eval_interval is set, but no mid_eval says on what rows: nothing is evaluated")
+    result_path = run_dir / RESULT
+    result_path.unlink(missing_ok=True)
+    member = {"trial_id": "run", "recipe": recipe.to_dict(), "run_dir": str(run_dir)}
+    spec = {
+        "kind": "train",
+        "base_model": recipe.base_model,
+        "mode": mode,
+        "members": [member],
+        "mid_eval": None if mid_eval is None else dict(mid_eval),
+        "result_path": str(result_path),
+        "threads": None,
+    }
+    return write_json_atomic(run_dir / SPEC, spec)
 
 
 def merge_plan(recipe: TrainRecipe, checkpoint: Path, merged_hf: Path) -> LaunchPlan:

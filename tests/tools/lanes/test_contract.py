@@ -63,10 +63,13 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["local", "nemo", "unsloth"])
+@pytest.fixture(params=["local", "nemo", "unsloth", "ray"])
 def recipe(request, base, tmp_path, monkeypatch) -> TrainRecipe:
     monkeypatch.delenv("FK_SFT_PROGRESS_DIR", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if request.param == "ray":
+        for name, value in request.getfixturevalue("ray_cluster").environment.items():
+            monkeypatch.setenv(name, value)
     docker = FakeDocker(tmp_path / "docker", "box")
     monkeypatch.setenv("PATH", f"{docker.bin}{os.pathsep}{os.environ['PATH']}")
     row = {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "ok"}]}
@@ -80,7 +83,7 @@ def recipe(request, base, tmp_path, monkeypatch) -> TrainRecipe:
         dataset_jsonl=str(tmp_path / "rows.jsonl"),
         output_dir=str(tmp_path / "out"),
         backend=request.param,
-        container=None if request.param == "local" else "box",
+        container="box" if request.param in scripts else None,
         extra_env=scripts.get(request.param, {}),
         torch_dtype="float32",
         lora_rank=2,
