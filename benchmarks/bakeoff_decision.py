@@ -39,7 +39,7 @@ PEER: Final = "trl packed+pure"
 OURS: Final = "bakehouse to a decision"
 SCORER: Final = ("json", ("confidence",))
 MAX_NEW_TOKENS: Final = 56
-BATCH_SIZE: Final = 40
+BATCH_SIZE: Final = 160
 MID_ITEMS: Final = 24
 # Rates a factor apart: a search begins like this, and most of it is for throwing away.
 RATES: Final = (2e-3, 3e-5, 5e-4, 1e-5, 1e-4, 2e-4, 4e-3, 1e-3)
