@@ -94,8 +94,7 @@ class _Stack:
         self.active: list[Member] = []
         self.next: Member | None = None
         self.limit = PassLimit()
-        # A CPU has no time of its own for it: there it is done when it is needed.
-        self.lays_ahead = base.device.type != "cpu"
+        self.lays_ahead = _works_by_itself(base.device)
         self.ahead: Stream | None = None
         """What was laid out for the next pass, if that is what will be asked for."""
 
@@ -346,6 +345,11 @@ class _Stack:
         for spec in waiting:
             nothing = MemberResult(spec.trial_id, "stopped", 0, 0, None, None, None, None, 0, 0.0, None)
             self.results.setdefault(spec.trial_id, nothing)
+
+
+def _works_by_itself(device: torch.device) -> bool:
+    """Whether this process is free while the device computes."""
+    return device.type != "cpu"
 
 
 def _report(trial_id: str, err: Exception) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.tools.engine.conftest import adapter_tensors, metrics_of, write_rows
+from tools.engine import trainer
 from tools.engine.base import LoadedBase
+from tools.engine.batches import Stream
 from tools.engine.results import MemberResult
 from tools.engine.spec import StackMember
 from tools.engine.trainer import train_stack
@@ -177,3 +180,50 @@ def test_the_gradient_of_a_whole_step_is_clipped_as_torch_clips_it(base: LoadedB
     seen = [line["grad_norm"] for line in metrics_of(clipped)]
     assert max(seen) > 0.5
     assert norms == pytest.approx([min(norm, 0.5) for norm in seen], rel=1e-4)
+
+
+def test_what_was_laid_out_while_the_device_worked_is_what_is_trained_next(
+    base: LoadedBase, member: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid: list[Stream] = []
+    trained: list[Stream] = []
+    lay_out, forward_backward = trainer.lay_out, trainer.forward_backward
+
+    def note_laid(parts: Any, device: torch.device) -> Stream:
+        laid.append(lay_out(parts, device))
+        return laid[-1]
+
+    def note_trained(where: LoadedBase, adapters: Any, stream: Stream, **more: Any) -> list[torch.Tensor]:
+        trained.append(stream)
+        return forward_backward(where, adapters, stream, **more)
+
+    usual = mixed_members(member, "usual", tmp_path)
+    results = train_stack(base, usual, stack_tokens=WIDE)
+    monkeypatch.setattr(trainer, "_works_by_itself", lambda _device: True)
+    monkeypatch.setattr(trainer, "lay_out", note_laid)
+    monkeypatch.setattr(trainer, "forward_backward", note_trained)
+    ahead = mixed_members(member, "ahead", tmp_path)
+    for one, other, result, twin in zip(
+        usual, ahead, results, train_stack(base, ahead, stack_tokens=WIDE), strict=True
+    ):
+        assert_same_training(one, other, result, twin)
+        assert all(
+            torch.equal(tensor, adapter_tensors(str(twin.adapter_dir))[key])
+            for key, tensor in adapter_tensors(str(result.adapter_dir)).items()
+        )
+    # None but the first was laid out when it was needed, and none was laid out in vain: who leaves
+    # after its last step is known before.
+    assert [id(stream) for stream in laid] == [id(stream) for stream in trained]
+    assert len(trained) == 9
+
+
+def test_a_stream_laid_out_for_one_who_left_is_not_trained_by_the_others(
+    base: LoadedBase, member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_works_by_itself", lambda _device: True)
+    members = [member("steady", max_steps=5), member("wild", max_steps=5, learning_rate=1e30, seed=2)]
+    results = train_stack(base, members, stack_tokens=WIDE)
+    assert [result.status for result in results] == ["done", "failed"]
+    twin = member("steady", run="alone", max_steps=5)
+    (alone,) = train_stack(base, [twin])
+    assert_same_training(members[0], twin, results[0], alone)
