@@ -7,10 +7,8 @@ import importlib.util
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -19,6 +17,8 @@ from typing import Final
 
 from tools.child import Child, tail
 from tools.errors import TrainError
+from tools.lanes.ray_folders import work_folder
+from tools.models import cache_root
 
 __all__ = ["ADDRESS", "check_address", "cluster_address", "connected"]
 
@@ -27,7 +27,7 @@ ADDRESS: Final = "RAY_ADDRESS"
 logger = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 10.0
-_CONNECT_S: Final = 90.0
+_CONNECT_S: Final = 60.0
 _STOP_S: Final = 5.0
 
 
@@ -110,10 +110,15 @@ def _connect(address: str) -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="WARNING")
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as err:
+            advice = (
+                "is it the address of its Ray Client server (port 10001 by default)?"
+                if address.startswith("ray://")
+                else f"this machine must be a node of it (`ray start --address={address} --num-cpus=0`), or "
+                f"{ADDRESS} the ray:// address of its Ray Client server"
+            )
             raise TrainError(
-                f"the Ray cluster at {address} cannot be used: {err}. This machine must be a node of it "
-                f"(`ray start --address={address} --num-cpus=0`), or {ADDRESS} the ray:// address of its Ray "
-                "Client server; Ray and Python must be the same versions on both sides"
+                f"the Ray cluster at {address} cannot be used: {err}; {advice}. "
+                "Ray and Python must be the same versions on both sides"
             ) from err
 
 
@@ -151,11 +156,19 @@ def _started_here(environ: MutableMapping[str, str], log_path: Path) -> Iterator
         # itself it would keep one token for all in the user's home.
         environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     # Sockets lie below it, whose paths may not be longer than about a hundred characters.
-    folder = Path(tempfile.mkdtemp(prefix="bakehouse-ray-", dir="/tmp"))
-    told = folder / "address"
-    argv = (sys.executable, "-P", "-m", "tools.lanes.ray_here", str(told), "--folder", str(folder / "ray"))
-    try:
-        with Child.start(argv, log_path=log_path, grace_s=_STOP_S) as keeper:
+    gate = cache_root() / "ray" / "clusters.lock"
+    with work_folder(gate, Path("/tmp"), "bakehouse-ray-") as (folder, lock):
+        told = folder / "address"
+        argv = (
+            sys.executable,
+            "-P",
+            "-m",
+            "tools.lanes.ray_here",
+            str(told),
+            "--folder",
+            str(folder / "ray"),
+        )
+        with Child.start(argv, log_path=log_path, keep_fds=(lock,), grace_s=_STOP_S) as keeper:
             deadline = time.monotonic() + _CONNECT_S
             while not told.exists():
                 if keeper.wait(0.1) is not None or time.monotonic() > deadline:
@@ -163,13 +176,12 @@ def _started_here(environ: MutableMapping[str, str], log_path: Path) -> Iterator
                     raise TrainError(f"no Ray cluster could be started here; log: {log_path}\n{words}")
             yield told.read_text(encoding="utf-8").strip()
             keeper.stop(_STOP_S)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _running_here(environ: Mapping[str, str]) -> str | None:
     """Return the address of the cluster that `ray start` left word of, if it answers."""
-    root = Path(environ.get("RAY_TMPDIR") or "/tmp") / "ray"
+    temporary = environ.get("TMPDIR", "/tmp") if sys.platform.startswith("linux") else "/tmp"
+    root = Path(environ.get("RAY_TMPDIR", temporary)) / "ray"
     try:
         address = (root / "ray_current_cluster").read_text(encoding="utf-8").strip()
     except OSError:

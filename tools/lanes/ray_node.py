@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any, Final
 from tools.child import Child, tail
 from tools.errors import TrainError
 from tools.files import write_json_atomic
+from tools.lanes.ray_folders import sweep
 from tools.lanes.ray_models import ModelCache
 from tools.lanes.ray_outbox import Outbox, checkpoint_mark, checkpoint_name
 from tools.lanes.ray_parcels import PIECE_BYTES, Parcel, Unpacking
@@ -56,7 +56,7 @@ class NodeSide:
         self._left = threading.Event()
         self._called, self._is_busy = time.monotonic(), False
         (job / RUN).mkdir()
-        _sweep(root, job)
+        sweep(root / "jobs.lock", root / "jobs", "job-")
         threading.Thread(target=self._listen, args=(abandoned_s,), daemon=True).start()
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -208,26 +208,6 @@ class NodeSide:
             if not self._is_busy and time.monotonic() - self._called > limit_s:
                 self.leave()
                 os._exit(1)
-
-
-def _sweep(root: Path, own: Path) -> None:
-    """Remove the folders of jobs that were killed."""
-    with (root / "jobs.lock").open("ab") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        for job in (root / "jobs").iterdir():
-            if job != own and _is_left(job):
-                shutil.rmtree(job, ignore_errors=True)
-
-
-def _is_left(job: Path) -> bool:
-    try:
-        with (job / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _read(path: Path, start: int) -> bytes:

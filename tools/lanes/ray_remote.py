@@ -81,6 +81,10 @@ class RemoteNode:
                 raise TrainError(self._lost(err)) from err
 
     def _lost(self, err: Exception) -> str:
+        if getattr(err, "actor_init_failed", False):
+            # The last line of what the node's process printed as it failed.
+            reason = str(err).strip().splitlines()[-1].strip()
+            return f"a node could not begin: {reason}; see to its disk and its BAKEHOUSE_CACHE"
         return (
             f"{self.name} was lost during the run; what had come back is kept, and running the same recipe "
             f"again goes on from there. Ray says: {' '.join(str(err).split())}"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.ray_clusters import RayCluster, another_node, await_true, processes_of
 from tests.tiny import save_tiny_base
 from tools.errors import TrainError
+from tools.merge import merge_and_export
 from tools.poll import read_progress
 from tools.recipe import TrainRecipe
 from tools.train import TrainResult, run
@@ -119,6 +120,9 @@ def test_a_run_whose_driver_was_killed_ends_there_and_goes_on_to_the_local_lanes
     assert config == their_config
     assert mine.keys() == theirs.keys()
     assert all(mine[name].equal(theirs[name]) for name in mine)
+    exported = merge_and_export(scored)
+    assert exported.source_iter == read_progress(there.run_dir).best_iter
+    assert (Path(exported.merged_hf_dir) / "model.safetensors").is_file()
     # Sent once, for both runs; nothing else stays on the node.
     assert Path(str(there.log_path)).read_text(encoding="utf-8").count("sending the base model") == 1
     assert list((on_cluster.cache / "ray" / "jobs").iterdir()) == []
@@ -166,6 +170,19 @@ def test_a_cluster_that_does_not_answer_is_an_error_that_says_so(recipe, monkeyp
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(TrainError, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:9"):
         run(recipe, poll_interval=0)
+
+
+def test_a_node_that_cannot_keep_anything_is_an_error_that_says_so(recipe, on_cluster):
+    place = on_cluster.cache / "ray"
+    place.mkdir(parents=True, exist_ok=True)
+    place.rename(place.with_name("aside"))
+    try:
+        place.touch()
+        with pytest.raises(TrainError, match=r"could not begin: (.*)Error(.*)BAKEHOUSE_CACHE"):
+            run(recipe, poll_interval=0)
+    finally:
+        place.unlink()
+        place.with_name("aside").rename(place)
 
 
 def test_more_than_any_node_has_is_refused(recipe, on_cluster, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,9 @@ class Direct:
         job = root / "jobs" / f"job-{len(list(root.glob('jobs/*')))}"
         job.mkdir(parents=True)
         self.run = job / "run"
-        self.side = NodeSide(root, job, os.open(job / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
+        lock = os.open(job / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.side = NodeSide(root, job, lock)
         self.before: Callable[[str], None] = lambda name: None
 
     def call(self, name: str, *arguments: Any) -> Any:

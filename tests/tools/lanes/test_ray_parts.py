@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from tools.child import child_environment
 from tools.errors import TrainError
 from tools.lanes.ray_cluster import cluster_address
+from tools.lanes.ray_folders import work_folder
 from tools.lanes.ray_models import ModelCache, model_files
 from tools.lanes.ray_outbox import Outbox, checkpoint_mark
 from tools.lanes.ray_parcels import Parcel, ParcelFile, Unpacking, pieces
@@ -206,14 +208,33 @@ def test_the_cluster_is_the_one_that_is_named_else_the_one_that_runs_here(tmp_pa
         cluster_address({"RAY_ADDRESS": address})
 
 
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_no_other(tmp_path):
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from tools.lanes.ray_folders import work_folder\n"
+        "parent = pathlib.Path(sys.argv[1])\n"
+        "with work_folder(parent / 'gate', parent, 'w-'):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    argv = [sys.executable, "-P", "-c", program, str(tmp_path)]
+    assert subprocess.run(argv, env=child_environment(), check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob("w-*")
+    with work_folder(tmp_path / "gate", tmp_path, "w-") as (first, _):
+        assert not left.exists()
+        with work_folder(tmp_path / "gate", tmp_path, "w-") as (second, _):
+            assert sorted(tmp_path.glob("w-*")) == sorted([first, second])
+    assert list(tmp_path.glob("w-*")) == []
+
+
 def test_a_node_whose_driver_fell_silent_ends_by_itself(tmp_path):
     """Its own process, since that is what ends."""
     program = (
-        "import os, pathlib, sys, time\n"
+        "import fcntl, os, pathlib, sys, time\n"
         "from tools.lanes.ray_node import NodeSide\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "(root / 'jobs' / 'job-1').mkdir(parents=True)\n"
         "lock = os.open(root / 'jobs' / 'job-1' / 'lock', os.O_RDWR | os.O_CREAT)\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
         "side = NodeSide(root, root / 'jobs' / 'job-1', lock, abandoned_s=0.2)\n"
         "side.call('facts')\n"
         "time.sleep(60)\n"
