@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 10.0
 _CONNECT_S: Final = 60.0
+_LEAVE_S: Final = 10.0
 _STOP_S: Final = 5.0
 
 
@@ -125,8 +126,12 @@ def _connect(address: str) -> None:
 def _disconnect() -> None:
     import ray
 
-    with _deadline(_CONNECT_S, "the Ray cluster did not let go of this machine"):
-        ray.shutdown()
+    # From a cluster that is gone Ray takes its leave for minutes; the run does not depend on it.
+    leaving = threading.Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_S)
+    if leaving.is_alive():
+        logger.warning("the Ray cluster does not answer any more; leaving without a word")
 
 
 @contextlib.contextmanager
@@ -158,16 +163,8 @@ def _started_here(environ: MutableMapping[str, str], log_path: Path) -> Iterator
     # Sockets lie below it, whose paths may not be longer than about a hundred characters.
     gate = cache_root() / "ray" / "clusters.lock"
     with work_folder(gate, Path("/tmp"), "bakehouse-ray-") as (folder, lock):
-        told = folder / "address"
-        argv = (
-            sys.executable,
-            "-P",
-            "-m",
-            "tools.lanes.ray_here",
-            str(told),
-            "--folder",
-            str(folder / "ray"),
-        )
+        told, own = folder / "address", str(folder / "ray")
+        argv = (sys.executable, "-P", "-m", "tools.lanes.ray_here", str(told), "--folder", own)
         with Child.start(argv, log_path=log_path, keep_fds=(lock,), grace_s=_STOP_S) as keeper:
             deadline = time.monotonic() + _CONNECT_S
             while not told.exists():

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,10 +48,22 @@ def main(arguments: list[str]) -> int:
         # Ray puts the working folder on its workers' import path; nothing of the user's shall be there.
         os.chdir(run_dir)
         with termination_as_exit(), connected(os.environ, run_dir / "ray.log"):
-            return _train(spec, run_dir, StopRequest())
+            return _explained(lambda: _train(spec, run_dir, StopRequest()))
     except (BakehouseError, OSError) as err:
-        logger.error("%s: %s", type(err).__name__, err)
-        return 1
+        return _explain(err)
+
+
+def _explained(work: Callable[[], int]) -> int:
+    # Said while still connected: when the cluster is gone, Ray may end this process on the way out.
+    try:
+        return work()
+    except (BakehouseError, OSError) as err:
+        return _explain(err)
+
+
+def _explain(err: Exception) -> int:
+    logger.error("%s: %s", type(err).__name__, err)
+    return 1
 
 
 class StopRequest:
@@ -140,4 +152,7 @@ def _follow(node: RemoteNode, mirror: Mirror, run_dir: Path, stop: StopRequest) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    # What Ray would do at exit may wait for a cluster that is gone.
+    logging.shutdown()
+    os._exit(exit_code)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # Asked a second time they answer as at first, so that a reply lost on the way costs nothing.
 _REPEATABLE: Final = frozenset({"look", "hold", "read", "drop", "facts", "stop", "result"})
-_OUTAGE_S: Final = 60.0
+_OUTAGE_S: Final = 30.0
 _SAY_EVERY_S: Final = 60.0
 _LEAVE_S: Final = 15.0
 
@@ -46,6 +46,7 @@ class RemoteNode:
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0, max_task_retries=0
         )
         self.name = "the node"
+        self._is_lost = False
         self._actor = start.remote(pack_source())
         try:
             self._await_room(resources, check)
@@ -64,7 +65,7 @@ class RemoteNode:
         """
         import ray
 
-        deadline = time.monotonic() + _OUTAGE_S
+        deadline, is_said = time.monotonic() + _OUTAGE_S, False
         while True:
             try:
                 return ray.get(self._actor.call.remote("call", name, *arguments))
@@ -75,12 +76,15 @@ class RemoteNode:
             except ray.exceptions.ActorUnavailableError as err:
                 if name not in _REPEATABLE or time.monotonic() > deadline:
                     raise TrainError(self._lost(err)) from err
-                logger.warning("%s cannot be reached at the moment; trying again", self.name)
+                if not is_said:
+                    logger.warning("%s cannot be reached; trying for %.0f s", self.name, _OUTAGE_S)
+                    is_said = True
                 time.sleep(1.0)
             except ray.exceptions.RayError as err:
                 raise TrainError(self._lost(err)) from err
 
     def _lost(self, err: Exception) -> str:
+        self._is_lost = True
         if getattr(err, "actor_init_failed", False):
             # The last line of what the node's process printed as it failed.
             reason = str(err).strip().splitlines()[-1].strip()
@@ -111,6 +115,8 @@ class RemoteNode:
     ) -> None:
         import ray
 
+        if self._is_lost:
+            return
         # The worker's end and the job's folder are the node's business; it may be gone.
         with contextlib.suppress(ray.exceptions.RayError, TrainError):
             ray.get(self._actor.call.remote("call", "leave"), timeout=_LEAVE_S)
