@@ -59,9 +59,6 @@ class Standing:
         is_known = self.loss is not None and math.isfinite(self.loss)
         return (self.score, -self.loss if is_known and self.loss is not None else -math.inf)
 
-    def __str__(self) -> str:
-        return f"dev score {self.score:.3f}" + ("" if self.loss is None else f", loss {self.loss:.3f}")
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -73,11 +70,12 @@ class Cut:
 
     def describe(self, standing: Standing, step: int, total_steps: int, n_items: int) -> str:
         """Say why a candidate with a worse standing left."""
-        limit = f"dev score {self.last.score:.3f} or more"
+        found, limit = f"dev score {standing.score:.3f}", f"{self.last.score:.3f} or more"
         if standing.score == self.last.score:
+            found += " and loss " + ("unknown" if standing.loss is None else f"{standing.loss:.3f}")
             limit = f"the same score and a loss of {self.last.loss:.3f} or less"
         return (
-            f"left the search after {step} of {total_steps} steps: {standing} on {n_items} rows; "
+            f"left the search after {step} of {total_steps} steps: {found} on {n_items} rows; "
             f"the {len(self.kept)} that went on have {limit}"
         )
 

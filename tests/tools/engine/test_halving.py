@@ -62,7 +62,7 @@ def test_equal_scores_are_told_apart_by_loss_and_unequal_ones_never() -> None:
 def test_who_leaves_is_told_by_what() -> None:
     found = cut({"a": Standing(0.0, 0.75), "b": Standing(0.0, 1.25)}, 0.5)
     assert found.describe(Standing(0.0, 1.25), 3, 12, 24) == (
-        "left the search after 3 of 12 steps: dev score 0.000, loss 1.250 on 24 rows; "
+        "left the search after 3 of 12 steps: dev score 0.000 and loss 1.250 on 24 rows; "
         "the 1 that went on have the same score and a loss of 0.750 or less"
     )
 
@@ -131,8 +131,7 @@ def test_losers_leave_at_the_rungs_and_winners_end_as_if_nothing_had_been_cut(
         ("halted", 2),
     ]
     assert results[1].error == (
-        "left the search after 4 of 8 steps: dev score 0.300 on 5 rows; "
-        "the 1 that went on have dev score 0.500 or more"
+        "left the search after 4 of 8 steps: dev score 0.300 on 5 rows; the 1 that went on have 0.500 or more"
     )
     assert sorted(judged.calls) == [("a", 2), ("b", 2), ("b", 4), ("c", 2), ("c", 4), ("d", 2)]
     twin = member("c", run="alone", max_steps=8, lora_dropout=0.1)
@@ -212,7 +211,7 @@ def test_while_no_answer_is_right_those_that_learn_faster_go_on(
         ("brisk", "halted", 4),
     ]
     (line,) = [line for line in metrics_of(members[1]) if "eval_score" in line]
-    assert f"dev score 0.000, loss {line['eval_loss']:.3f} on 5 rows" in str(results[1].error)
+    assert f"dev score 0.000 and loss {line['eval_loss']:.3f} on 5 rows" in str(results[1].error)
     # The loss is that of the checkpoint on the same rows, whoever computes it.
     adapter = load_adapter(base.stack, str(results[1].adapter_dir), device=base.device, dtype=torch.float32)
     rows = RowEncoder(base.tokenizer).encode(plan.rows, None).rows
