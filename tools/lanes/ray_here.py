@@ -1,12 +1,13 @@
 """`python -P -m tools.lanes.ray_here FILE`: a Ray cluster of this machine alone, while this process lives.
 
 It is a process of its own, so that the signal which asks a run to stop does not take the cluster
-away while the run is being saved.
+away while the run is being saved. Started by `tools.child`, it ends the group that it was given.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -28,11 +29,17 @@ def main(arguments: list[str]) -> NoReturn:
         logging_level="WARNING",
         _temp_dir=options.folder,
     )
-    # Its processes die with this one; asked to end themselves, as Ray's own handler does, they take long.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end_all)
     write_text_atomic(options.address_file, ray.get_runtime_context().gcs_address)
     while True:
         signal.pause()
+
+
+def _end_all(*_: object) -> None:
+    # Asked to end by themselves, as Ray's own handler does, its processes take long or stay for good.
+    if os.getpgrp() == os.getppid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

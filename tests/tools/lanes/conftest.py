@@ -16,7 +16,7 @@ def ray_cluster() -> Iterator[RayCluster]:
     """A cluster with two CPUs, its nodes' cache of sent models empty at first."""
     # Not pytest's own folder: sockets lie in it, whose paths may not be long.
     with (
-        tempfile.TemporaryDirectory(prefix="bh-ray-", dir="/tmp") as folder,
+        tempfile.TemporaryDirectory(prefix="bh-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         running_cluster(Path(folder), cpus=2) as cluster,
     ):
         yield cluster

@@ -147,7 +147,7 @@ def test_a_node_that_dies_is_named_and_what_came_back_is_kept(recipe, on_cluster
 
 def test_without_a_cluster_one_is_started_here_and_a_stopped_run_saves_before_it_ends(recipe, monkeypatch):
     """The request to stop reaches all processes of the driver's group: the cluster is not among them."""
-    with tempfile.TemporaryDirectory(prefix="bh-ray-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="bh-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
         monkeypatch.setenv("BAKEHOUSE_CACHE", f"{folder}/cache")
         monkeypatch.setenv("BAKEHOUSE_RAY_CPUS", "1")
