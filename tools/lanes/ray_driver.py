@@ -33,7 +33,6 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-EXIT_STOPPED: Final = 128 + signal.SIGTERM
 _LOOK_S: Final = 0.25
 _PATIENCE_S: Final = 1.0
 
