@@ -227,7 +227,7 @@ def until_stop(tokens: Sequence[int], stops: Sequence[int]) -> list[int]:
     return list(tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))])
 
 
-def check_same_text(setting: Setting, prompts: Prompts) -> dict[str, str]:
+def check_same_text(setting: Setting, prompts: Prompts, names: Sequence[str]) -> dict[str, str]:
     """Have everyone answer in float32; returns who cannot run and why.
 
     Raises:
@@ -235,12 +235,10 @@ def check_same_text(setting: Setting, prompts: Prompts) -> dict[str, str]:
     """
     absent: dict[str, str] = {}
     expected: Said | None = None
-    for name, make in CONTENDERS.items():
-        if name in OF_SEVERAL and len(setting.adapters) == 1:
-            continue
+    for name in names:
         print(f"  {name}: answering in float32", file=sys.stderr)
         try:
-            said = make(setting, "float32")(prompts)
+            said = CONTENDERS[name](setting, "float32")(prompts)
         except Exception as err:  # noqa: BLE001 - whatever keeps a peer from running is what is reported
             absent[name] = f"{type(err).__name__}: {err}".splitlines()[0][:160]
             continue
@@ -331,6 +329,7 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=56)
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of torch, on a CPU")
+    parser.add_argument("--without", action="append", default=[], choices=CONTENDERS, help="leave a peer out")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
@@ -341,12 +340,10 @@ def main() -> None:
         device = torch.device(asked.device)
         setting = Setting(model, adapters, device, asked.batch_size, asked.max_new_tokens)
         prompts = read_prompts(load_base(model, asked.dtype, device=device).tokenizer, asked.rows)
-        absent = check_same_text(setting, prompts[:CHECKED_ROWS])
-        names = [
-            name
-            for name in CONTENDERS
-            if name not in absent and not (name in OF_SEVERAL and len(adapters) == 1)
-        ]
+        left_out = {*(OF_SEVERAL if len(adapters) == 1 else ()), *asked.without}
+        names = [name for name in CONTENDERS if name not in left_out]
+        absent = check_same_text(setting, prompts[:CHECKED_ROWS], names)
+        names = [name for name in names if name not in absent]
         runs = time_contenders(setting, asked.dtype, prompts, names, asked.reps)
     lengths = [len(prompt) for prompt in prompts]
     print(

@@ -49,7 +49,7 @@ def running_cluster(folder: Path, *, cpus: int) -> Iterator[RayCluster]:
         "RAY_health_check_timeout_ms": "3000",
         "RAY_health_check_failure_threshold": "2",
     }
-    argv = (sys.executable, "-P", "-m", "tools.lanes.ray_here", str(told), "--folder", str(folder / "r"))
+    argv = (sys.executable, "-P", "-m", "tools.lanes.ray.here", str(told), "--folder", str(folder / "r"))
     argv += ("--cpus", str(cpus), "--store-mb", "80")
     with Child.start(argv, log_path=log, env=env, grace_s=5.0) as keeper:
         await_true(lambda: told.exists() or keeper.poll() is not None)

@@ -9,7 +9,7 @@ from tools.errors import TrainError
 from tools.lanes.lane import Lane, LaunchPlan, Outcome
 from tools.lanes.local import LocalLane, run_engine
 from tools.lanes.nemo import NemoLane
-from tools.lanes.ray_lane import RayLane
+from tools.lanes.ray.lane import RayLane
 from tools.lanes.replicas import ReplicatedEngine
 from tools.lanes.resident import ResidentEngine
 from tools.lanes.unsloth import UnslothLane

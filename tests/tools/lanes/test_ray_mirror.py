@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tools.errors import TrainError
-from tools.lanes.ray_mirror import Mirror
-from tools.lanes.ray_node import NodeSide
+from tools.lanes.ray.mirror import Mirror
+from tools.lanes.ray.node import NodeSide
 from tools.poll import poll_run_progress, read_progress
 
 

@@ -13,14 +13,14 @@ import pytest
 
 from tools.child import child_environment
 from tools.errors import TrainError
-from tools.lanes.ray_cluster import cluster_address
-from tools.lanes.ray_folders import work_folder
-from tools.lanes.ray_models import ModelCache, model_files
-from tools.lanes.ray_outbox import Outbox, checkpoint_mark
-from tools.lanes.ray_parcels import Parcel, ParcelFile, Unpacking, pieces
-from tools.lanes.ray_resources import NodeRoom, Resources, asked, choose
-from tools.lanes.ray_versions import check_versions
-from tools.lanes.ray_view import Facts
+from tools.lanes.ray.cluster import cluster_address
+from tools.lanes.ray.folders import work_folder
+from tools.lanes.ray.models import ModelCache, model_files
+from tools.lanes.ray.outbox import Outbox, checkpoint_mark
+from tools.lanes.ray.parcels import Parcel, ParcelFile, Unpacking, pieces
+from tools.lanes.ray.resources import NodeRoom, Resources, asked, choose
+from tools.lanes.ray.versions import check_versions
+from tools.lanes.ray.view import Facts
 from tools.versions import library_versions
 
 
@@ -211,7 +211,7 @@ def test_the_cluster_is_the_one_that_is_named_else_the_one_that_runs_here(tmp_pa
 def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_no_other(tmp_path):
     program = (
         "import os, pathlib, signal, sys\n"
-        "from tools.lanes.ray_folders import work_folder\n"
+        "from tools.lanes.ray.folders import work_folder\n"
         "parent = pathlib.Path(sys.argv[1])\n"
         "with work_folder(parent / 'gate', parent, 'w-'):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -230,7 +230,7 @@ def test_a_node_whose_driver_fell_silent_ends_by_itself(tmp_path):
     """Its own process, since that is what ends."""
     program = (
         "import fcntl, os, pathlib, sys, time\n"
-        "from tools.lanes.ray_node import NodeSide\n"
+        "from tools.lanes.ray.node import NodeSide\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "(root / 'jobs' / 'job-1').mkdir(parents=True)\n"
         "lock = os.open(root / 'jobs' / 'job-1' / 'lock', os.O_RDWR | os.O_CREAT)\n"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.lanes.ray_models import model_files
-from tools.lanes.ray_node import INPUTS, RESULT, RUN
+from tools.lanes.ray.models import model_files
+from tools.lanes.ray.node import INPUTS, RESULT, RUN
 from tools.models import KNOWN_MODELS, resolve_base_model
 
 __all__ = ["RunInputs", "local_base", "pack_inputs", "result_here"]

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tools.errors import BakehouseError, TrainError
-from tools.lanes import ray_bootstrap
-from tools.lanes.ray_resources import Resources
-from tools.lanes.ray_view import Facts
+from tools.lanes.ray import bootstrap
+from tools.lanes.ray.resources import Resources
+from tools.lanes.ray.view import Facts
 from tools.lanes.shipping import pack_source
 
 __all__ = ["RemoteNode"]
@@ -41,8 +41,8 @@ class RemoteNode:
         from ray import cloudpickle
 
         # A node has no package of ours: the class itself travels, not its name.
-        cloudpickle.register_pickle_by_value(ray_bootstrap)
-        start = ray.remote(ray_bootstrap.Bootstrap).options(
+        cloudpickle.register_pickle_by_value(bootstrap)
+        start = ray.remote(bootstrap.Bootstrap).options(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0, max_task_retries=0
         )
         self.name = "the node"

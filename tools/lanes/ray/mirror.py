@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tools.files import write_bytes_atomic, write_text_atomic
-from tools.lanes.ray_outbox import checkpoint_name
-from tools.lanes.ray_parcels import Parcel, Unpacking, pieces
-from tools.lanes.ray_view import Growth, Mark, Seen, View
+from tools.lanes.ray.outbox import checkpoint_name
+from tools.lanes.ray.parcels import Parcel, Unpacking, pieces
+from tools.lanes.ray.view import Growth, Mark, Seen, View
 from tools.poll import BEST_TRACKER, METRICS, TRACKER, poll_run_progress, read_tracker
 
 __all__ = ["Calls", "Mirror", "send_parcel"]

@@ -1,4 +1,4 @@
-"""`python -P -m tools.lanes.ray_engine BASE SPEC`: a worker whose base lies elsewhere than its name says.
+"""`python -P -m tools.lanes.ray.engine BASE SPEC`: a worker whose base lies elsewhere than its name says.
 
 A node keeps bases under their digests, while checkpoints and adapters carry the name that the base
 has where the run was started: there they are read again.

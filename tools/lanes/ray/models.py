@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Final, Literal
 
-from tools.lanes.ray_parcels import Parcel, Unpacking
+from tools.lanes.ray.parcels import Parcel, Unpacking
 
 __all__ = ["ModelCache", "model_files"]
 

@@ -12,9 +12,9 @@ from tools.errors import ModelError, TrainError
 from tools.extras import require_extra
 from tools.lanes.lane import LaunchPlan, Outcome
 from tools.lanes.local import LocalLane, write_spec
-from tools.lanes.ray_cluster import ADDRESS, check_address
-from tools.lanes.ray_inputs import local_base
-from tools.lanes.ray_resources import asked
+from tools.lanes.ray.cluster import ADDRESS, check_address
+from tools.lanes.ray.inputs import local_base
+from tools.lanes.ray.resources import asked
 from tools.recipe import Mode, TrainRecipe
 
 __all__ = ["RayLane"]
@@ -42,7 +42,7 @@ class RayLane:
         except ModelError as err:
             raise TrainError(str(err)) from err
         spec_path = write_spec(recipe, mode, run_dir, mid_eval)
-        return LaunchPlan(argv=(sys.executable, "-P", "-m", "tools.lanes.ray_driver", str(spec_path)))
+        return LaunchPlan(argv=(sys.executable, "-P", "-m", "tools.lanes.ray.driver", str(spec_path)))
 
     def outcome(self, run_dir: Path) -> Outcome | None:
         """Return what the worker wrote about its one member, None when nothing came back."""

@@ -17,11 +17,11 @@ from typing import Any, Final
 from tools.child import Child, tail
 from tools.errors import TrainError
 from tools.files import write_json_atomic
-from tools.lanes.ray_folders import sweep
-from tools.lanes.ray_models import ModelCache
-from tools.lanes.ray_outbox import Outbox, checkpoint_mark, checkpoint_name
-from tools.lanes.ray_parcels import PIECE_BYTES, Parcel, Unpacking
-from tools.lanes.ray_view import Facts, Growth, Mark, Seen, View
+from tools.lanes.ray.folders import sweep
+from tools.lanes.ray.models import ModelCache
+from tools.lanes.ray.outbox import Outbox, checkpoint_mark, checkpoint_name
+from tools.lanes.ray.parcels import PIECE_BYTES, Parcel, Unpacking
+from tools.lanes.ray.view import Facts, Growth, Mark, Seen, View
 from tools.models import resolve_base_model
 from tools.poll import BEST_TRACKER, METRICS, TRACKER, poll_run_progress, read_tracker
 from tools.versions import library_versions
@@ -124,7 +124,7 @@ class NodeSide:
         env = {} if gpus else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(cpus)}
         reader, self._lifeline = os.pipe()
         self._child = Child.start(
-            (sys.executable, "-P", "-m", "tools.lanes.ray_engine", base, str(path)),
+            (sys.executable, "-P", "-m", "tools.lanes.ray.engine", base, str(path)),
             log_path=self._log,
             env=env,
             cwd=self._job,

@@ -38,7 +38,7 @@ class Bootstrap:
         sys.path.insert(0, str(job / "code"))
         for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
             del sys.modules[name]
-        from tools.lanes.ray_node import NodeSide
+        from tools.lanes.ray.node import NodeSide
 
         self._side = NodeSide(root, job, lock)
 

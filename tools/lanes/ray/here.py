@@ -1,4 +1,4 @@
-"""`python -P -m tools.lanes.ray_here FILE`: a Ray cluster of this machine alone, while this process lives.
+"""`python -P -m tools.lanes.ray.here FILE`: a Ray cluster of this machine alone, while this process lives.
 
 It is a process of its own, so that the signal which asks a run to stop does not take the cluster
 away while the run is being saved. Started by `tools.child`, it ends the group that it was given.
@@ -43,7 +43,7 @@ def _end_all(*_: object) -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -P -m tools.lanes.ray_here", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -P -m tools.lanes.ray.here", description=__doc__)
     parser.add_argument("address_file", help="where the cluster's address is written once it answers")
     parser.add_argument("--folder", required=True, help="Ray's own folder; its path must be short")
     parser.add_argument("--cpus", type=int, default=None, help="CPUs to offer; by default all")

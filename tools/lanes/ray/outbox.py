@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from tools.lanes.ray_parcels import Parcel, read_piece
-from tools.lanes.ray_view import Mark
+from tools.lanes.ray.parcels import Parcel, read_piece
+from tools.lanes.ray.view import Mark
 
 __all__ = ["Outbox", "checkpoint_mark", "checkpoint_name"]
 

@@ -1,4 +1,4 @@
-"""`python -P -m tools.lanes.ray_driver SPEC`: train on a Ray cluster, the run folder kept here.
+"""`python -P -m tools.lanes.ray.driver SPEC`: train on a Ray cluster, the run folder kept here.
 
 It stands where the local lane's worker stands: it ends when it is asked to, with what was saved
 brought home first, and what it started on the cluster ends when it is killed.
@@ -20,13 +20,13 @@ from tools.child import termination_as_exit
 from tools.errors import BakehouseError, TrainError
 from tools.files import write_json_atomic
 from tools.lanes.local import RESULT
-from tools.lanes.ray_cluster import connected
-from tools.lanes.ray_inputs import local_base, pack_inputs, result_here
-from tools.lanes.ray_mirror import Mirror, send_parcel
-from tools.lanes.ray_parcels import Parcel
-from tools.lanes.ray_remote import RemoteNode
-from tools.lanes.ray_resources import Resources, asked, choose, cluster_rooms
-from tools.lanes.ray_versions import check_versions
+from tools.lanes.ray.cluster import connected
+from tools.lanes.ray.inputs import local_base, pack_inputs, result_here
+from tools.lanes.ray.mirror import Mirror, send_parcel
+from tools.lanes.ray.parcels import Parcel
+from tools.lanes.ray.remote import RemoteNode
+from tools.lanes.ray.resources import Resources, asked, choose, cluster_rooms
+from tools.lanes.ray.versions import check_versions
 from tools.recipe import TrainRecipe
 
 __all__ = ["main"]

@@ -17,7 +17,7 @@ from typing import Final
 
 from tools.child import Child, tail
 from tools.errors import TrainError
-from tools.lanes.ray_folders import work_folder
+from tools.lanes.ray.folders import work_folder
 from tools.models import cache_root
 
 __all__ = ["ADDRESS", "check_address", "cluster_address", "connected"]
@@ -164,7 +164,7 @@ def _started_here(environ: MutableMapping[str, str], log_path: Path) -> Iterator
     gate = cache_root() / "ray" / "clusters.lock"
     with work_folder(gate, Path("/tmp"), "bakehouse-ray-") as (folder, lock):
         told, own = folder / "address", str(folder / "ray")
-        argv = (sys.executable, "-P", "-m", "tools.lanes.ray_here", str(told), "--folder", own)
+        argv = (sys.executable, "-P", "-m", "tools.lanes.ray.here", str(told), "--folder", own)
         with Child.start(argv, log_path=log_path, keep_fds=(lock,), grace_s=_STOP_S) as keeper:
             deadline = time.monotonic() + _CONNECT_S
             while not told.exists():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tools.errors import TrainError
-from tools.lanes.ray_view import Facts
+from tools.lanes.ray.view import Facts
 from tools.versions import library_versions
 
 __all__ = ["check_versions"]
