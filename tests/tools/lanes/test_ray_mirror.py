@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +20,8 @@ from tools.poll import poll_run_progress, read_progress
 class Direct:
     """The node's side in this process, with something to happen in front of a call."""
 
+    made: ClassVar[list[Direct]] = []
+
     def __init__(self, root: Path) -> None:
         job = root / "jobs" / f"job-{len(list(root.glob('jobs/*')))}"
         job.mkdir(parents=True)
@@ -28,6 +30,7 @@ class Direct:
         fcntl.flock(lock, fcntl.LOCK_EX)
         self.side = NodeSide(root, job, lock)
         self.before: Callable[[str], None] = lambda name: None
+        Direct.made.append(self)
 
     def call(self, name: str, *arguments: Any) -> Any:
         self.before(name)
@@ -58,11 +61,17 @@ def home(tmp_path) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True)
+def none_stays() -> Iterator[None]:
+    """One that nobody asks any more ends its process after a while, which here is the tests' own."""
+    yield
+    while Direct.made:
+        Direct.made.pop().side.leave()
+
+
 @pytest.fixture
-def node(tmp_path):
-    node = Direct(tmp_path / "cache")
-    yield node
-    node.side.leave()
+def node(tmp_path) -> Direct:
+    return Direct(tmp_path / "cache")
 
 
 def test_what_a_trainer_writes_comes_home(node, home):
@@ -147,7 +156,6 @@ def test_killed_at_any_call_the_folder_here_names_only_what_is_whole(node, home,
     other.save(2)
     again.update()
     assert poll_run_progress(home) == (2, [1, 2])
-    other.side.leave()
 
 
 @pytest.mark.parametrize("harm", [lambda data: b"", lambda data: data[:-1] + b"?", lambda data: data + b"?"])
@@ -182,7 +190,6 @@ def test_of_many_checkpoints_those_are_sent_that_a_resume_can_use(node, home, tm
         other = Direct(tmp_path / f"keeps{keep}")
         assert Mirror(home, other).send_state(keep) == 4
         assert poll_run_progress(other.run) == (4, sent)
-        other.side.leave()
     assert poll_run_progress(home)[1] == [1, 2, 3, 4]
 
 

@@ -338,22 +338,25 @@ def test_the_process_ends_when_its_asker_is_killed(spec, tmp_path, when):
     program = (
         "import json, sys, time; from pathlib import Path; from tools.lanes.resident import ResidentEngine\n"
         "folder = Path(sys.argv[1]); engine = ResidentEngine()\n"
-        "def tell(_): (folder / 'pid').write_text(str(engine.pid))\n"
+        "def tell(_):\n"
+        "    (folder / 'part').write_text(str(engine.pid)); (folder / 'part').replace(folder / 'pid')\n"
         "asked = json.loads((folder / 'asked.json').read_text())\n"
         "where = {'spec_path': folder / 't.json', 'log_path': folder / 't.log'}\n"
         "engine(asked, **where, on_poll=tell, poll_s=0.02)\n"
         "(folder / 'idle').touch(); time.sleep(1000)\n"
     )
     asker = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=child_environment())
-    if when == "idle":
-        until((tmp_path / "idle").exists)
-    else:
-        until(lambda: (read_progress(tmp_path / "t").step or 0) >= 3)
-    guard = psutil.Process(int((tmp_path / "pid").read_text()))
-    group = [guard, *guard.children(recursive=True)]
-    assert len(group) == 2
-    asker.send_signal(signal.SIGKILL)
-    asker.wait()
+    try:
+        if when == "idle":
+            until((tmp_path / "idle").exists)
+        else:
+            until(lambda: (read_progress(tmp_path / "t").step or 0) >= 3)
+        guard = psutil.Process(int((tmp_path / "pid").read_text()))
+        group = [guard, *guard.children(recursive=True)]
+        assert len(group) == 2
+    finally:
+        asker.send_signal(signal.SIGKILL)
+        asker.wait()
     until(lambda: not any(started_at(process.pid) == process.create_time() for process in group))
     if when == "in a spec":
         # It was asked first, and so it saved; the lock is free again.
