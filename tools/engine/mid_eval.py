@@ -52,8 +52,6 @@ class MidEvaluator:
         Raises:
             StoppedError: asked to stop; some members may have no score of this step then.
         """
-        if not members:
-            return
         started = time.perf_counter()
         asked = [
             Asked(
@@ -62,7 +60,6 @@ class MidEvaluator:
             )
             for member in members
         ]
-
         losses = [self._loss(member) if member.is_at_rung else None for member in members]
 
         def score(place: int, answers: tuple[Answer, ...]) -> None:

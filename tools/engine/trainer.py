@@ -279,7 +279,9 @@ class _Stack:
 
     def _settle(self, members: Sequence[Member]) -> None:
         """Score, save and let go of members that stand between two steps, as far as due."""
-        self._score([member for member in members if self._awaits_score(member)])
+        due = [member for member in members if self._awaits_score(member)]
+        if due:
+            self._score(due)
         for member in members:
             # A score is missing where a stop was asked for in the middle.
             if member in self.active and not self._awaits_score(member):
@@ -290,8 +292,6 @@ class _Stack:
 
     def _score(self, members: Sequence[Member]) -> None:
         """Score members together; where that fails, one by one, so that it shows whose fault it was."""
-        if not members:
-            return
         assert self.evaluator is not None
         try:
             self.evaluator.evaluate(members)
@@ -302,7 +302,8 @@ class _Stack:
                 self._fail(members[0], err)
                 return
             for member in members:
-                self._score([member] if self._awaits_score(member) else [])
+                if self._awaits_score(member):
+                    self._score([member])
 
     def _save_or_let_go(self, member: Member) -> None:
         try:
